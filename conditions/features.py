@@ -1,0 +1,417 @@
+"""Features: what is remembered of a customer, and the atoms of truth that read it.
+
+A *feature* is a predicate over events, shared by all conditions that use it, and is summarised for each customer:
+
+- a count feature keeps the newest `keep` entries (event time, id hash) of the set of matching events,
+- a sum feature keeps (event time, id hash, amount) of all that a window can ask for,
+- a register keeps the newest value, last writer wins by event time.
+
+Newest-K of a set union is commutative, associative and idempotent, so order, repetition and any split into batches
+change nothing, and two summaries merge.
+
+An *atom* is one monotone question of a feature: "is the n-th newest entry younger than D", "is the sum of the last D at
+least B", "does the value pass the test". Without an event an atom of entries only ever turns false, at an instant that
+is known. Every condition is a conjunction of atoms, each taken plain or negated.
+
+All times and durations are milliseconds. FOREVER stands for a window without end.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import xxhash
+
+from conditions.events import Event
+from conditions.index import Access, PredicateIndex, Test
+
+FOREVER = 1 << 62
+ABOVE_HASHES = 1 << 64
+INLINE_ENTRIES = 32  # a summary that may hold more is written by itself, so which one changed matters
+
+Entries = list[int]  # event time and hash of the event's id, in turn: flat, as it is read and written so often
+AmountEntry = tuple[int, int, int]  # event time, hash of the event's id, amount in micros
+Register = tuple[int, Any, list[int]]  # event time, value, hashes of the events that wrote at that time
+
+
+class Summaries:
+    """What is known of one customer, by feature key. Entries are sorted, oldest first.
+
+    `deadline_ms` is never later than the next instant at which time alone turns an atom false. It may be earlier: a
+    renewal leaves it where it is, and looking at a customer too early finds nothing and plans anew. `touched` are the
+    summaries that changed since the customer was last written.
+    """
+
+    __slots__ = ("counts", "deadline_ms", "registers", "sums", "touched")
+
+    def __init__(self) -> None:
+        self.counts: dict[int, Entries] = {}
+        self.sums: dict[int, list[AmountEntry]] = {}
+        self.registers: dict[int, Register] = {}
+        self.deadline_ms = FOREVER
+        self.touched: set[int] = set()
+
+    def plan(self, flip_ms: int) -> None:
+        """Look at the customer at this instant, if not before."""
+        if flip_ms < self.deadline_ms:
+            self.deadline_ms = flip_ms
+
+
+def stable_key(identity: str) -> int:
+    """64 bits that are the same on every machine and in every release: what state calls a feature or a segment."""
+    return xxhash.xxh3_64_intdigest(identity.encode())
+
+
+class CountAtom:
+    """True while the n-th newest matching event is younger than the duration."""
+
+    __slots__ = ("duration_ms", "feature", "nth", "segments")
+
+    def __init__(self, feature: CountFeature, nth: int, duration_ms: int) -> None:
+        self.feature = feature
+        self.nth = nth
+        self.duration_ms = duration_ms
+        self.segments: list[Any] = []
+
+    def holds(self, summaries: Summaries, at_ms: int) -> bool:
+        entries = summaries.counts.get(self.feature.key)
+        newest = 2 * self.nth
+        return entries is not None and len(entries) >= newest and entries[-newest] > at_ms - self.duration_ms
+
+    def turns_false_at(self, summaries: Summaries, at_ms: int) -> int | None:
+        """When an atom that holds at `at_ms` ceases to by time alone; None: never."""
+        if self.duration_ms == FOREVER:
+            return None
+        return summaries.counts[self.feature.key][-2 * self.nth] + self.duration_ms
+
+
+class SumAtom:
+    """True while the amounts of the last `duration_ms` add up to the bound or more."""
+
+    __slots__ = ("bound_micros", "duration_ms", "feature", "segments")
+
+    def __init__(self, feature: SumFeature, bound_micros: int, duration_ms: int) -> None:
+        self.feature = feature
+        self.bound_micros = bound_micros
+        self.duration_ms = duration_ms
+        self.segments: list[Any] = []
+
+    def holds(self, summaries: Summaries, at_ms: int) -> bool:
+        if self.bound_micros <= 0:
+            return True
+        return sum_since(summaries.sums.get(self.feature.key, []), at_ms - self.duration_ms) >= self.bound_micros
+
+    def turns_false_at(self, summaries: Summaries, at_ms: int) -> int | None:
+        """When an atom that holds at `at_ms` ceases to by time alone; None: never."""
+        if self.duration_ms == FOREVER or self.bound_micros <= 0:
+            return None
+        entries = summaries.sums[self.feature.key]
+        return drop_below(entries, at_ms - self.duration_ms, self.bound_micros) + self.duration_ms
+
+
+class ValueAtom:
+    """True while the register's value passes the test."""
+
+    __slots__ = ("feature", "segments", "test")
+
+    def __init__(self, feature: RegisterFeature, test: Test) -> None:
+        self.feature = feature
+        self.test = test
+        self.segments: list[Any] = []
+
+    def holds(self, summaries: Summaries, at_ms: int) -> bool:  # noqa: ARG002 -- one signature for every atom
+        register = summaries.registers.get(self.feature.key)
+        return register is not None and self.test(register[1])
+
+    def turns_false_at(self, summaries: Summaries, at_ms: int) -> int | None:  # noqa: ARG002 -- as above
+        """Never by time alone."""
+        return None
+
+
+Atom = CountAtom | SumAtom | ValueAtom
+
+
+def sum_since(entries: list[AmountEntry], after_ms: int) -> int:
+    """The amounts of the entries younger than `after_ms`, in micros."""
+    total = 0
+    for time_ms, _, amount in reversed(entries):
+        if time_ms <= after_ms:
+            break
+        total += amount
+    return total
+
+
+def drop_below(entries: list[AmountEntry], after_ms: int, bound_micros: int) -> int:
+    """The event time of the entry whose expiry takes the sum since `after_ms` below the bound; the sum must reach it."""
+    total = sum_since(entries, after_ms)
+    for time_ms, _, amount in entries[bisect_right(entries, (after_ms, ABOVE_HASHES, 0)) :]:
+        total -= amount
+        if total < bound_micros:
+            return time_ms
+    raise AssertionError("a sum of nothing is below every positive bound")
+
+
+class Level:
+    """The count atoms of one feature that ask for the same n, by duration."""
+
+    __slots__ = ("atoms", "durations", "longest_ms", "nth", "shortest_ms")
+
+    def __init__(self, nth: int) -> None:
+        self.nth = nth
+        self.durations: list[int] = []
+        self.atoms: list[CountAtom] = []
+        self.shortest_ms = FOREVER
+        self.longest_ms = 0
+
+    def atom(self, feature: CountFeature, duration_ms: int) -> CountAtom:
+        at = bisect_left(self.durations, duration_ms)
+        if at == len(self.durations) or self.durations[at] != duration_ms:
+            self.durations.insert(at, duration_ms)
+            self.atoms.insert(at, CountAtom(feature, self.nth, duration_ms))
+            self.shortest_ms, self.longest_ms = self.durations[0], self.durations[-1]
+        return self.atoms[at]
+
+
+class CountFeature:
+    """Counts the matching events whose time lies in [since_ms, until_ms)."""
+
+    def __init__(self, identity: str, since_ms: int, until_ms: int) -> None:
+        self.identity = identity
+        self.key = stable_key(identity)
+        self.since_ms = since_ms
+        self.until_ms = until_ms
+        self.keep = 0
+        self.widest_ms = 0
+        self.levels: list[Level] = []
+
+    def atom(self, nth: int, duration_ms: int) -> CountAtom:
+        """The one atom for this n and duration; from now on the feature keeps enough to answer it."""
+        level = next((level for level in self.levels if level.nth == nth), None)
+        if level is None:
+            level = Level(nth)
+            self.levels.append(level)
+            self.levels.sort(key=lambda each: each.nth)
+        self.keep = max(self.keep, nth)
+        self.widest_ms = max(self.widest_ms, duration_ms)
+        return level.atom(self, duration_ms)
+
+    def fold(self, summaries: Summaries, event: Event, id_hash: int, clock_ms: int, flipped: list[Atom]) -> bool:
+        """Put one matching event into the summary, and the atoms that it turns true into `flipped`.
+
+        Answers whether the summary changed: it does not where the event was there already or is too old to matter.
+        """
+        time_ms = event.time_ms
+        if time_ms <= clock_ms - self.widest_ms or not self.since_ms <= time_ms < self.until_ms:
+            return False
+        key = self.key
+        entries = summaries.counts.get(key)
+        rank = 1
+        if entries is None:
+            summaries.counts[key] = entries = [time_ms, id_hash]
+        elif time_ms > entries[-2]:
+            entries.append(time_ms)
+            entries.append(id_hash)
+        else:
+            rank = insert_newest(entries, time_ms, id_hash, self.keep)
+            if not rank:
+                return False
+        self._raise_levels(summaries, entries, rank, clock_ms, flipped)
+        if len(entries) > 2 * self.keep:
+            del entries[:2]
+        if self.keep > INLINE_ENTRIES:
+            summaries.touched.add(key)
+        return True
+
+    def _raise_levels(
+        self, summaries: Summaries, entries: Entries, rank: int, clock_ms: int, flipped: list[Atom]
+    ) -> None:
+        size = len(entries)
+        for level in self.levels:
+            nth = level.nth
+            newest = 2 * nth
+            if newest > size:
+                break
+            if nth < rank:
+                continue
+            before_ms = entries[-newest - 2] if newest < size else -FOREVER
+            if clock_ms - before_ms < level.shortest_ms:
+                continue  # all were true before, and the deadline of that stands
+            now_ms = entries[-newest]
+            age_ms = clock_ms - now_ms
+            if age_ms >= level.longest_ms:
+                continue
+            durations = level.durations
+            low = bisect_right(durations, age_ms)
+            flipped.extend(level.atoms[low : bisect_right(durations, clock_ms - before_ms)])
+            if durations[low] != FOREVER:
+                summaries.plan(now_ms + durations[low])
+
+    def expire(self, summaries: Summaries, at_ms: int, flipped: list[Atom]) -> None:
+        """Collect the atoms that turn false at exactly this instant, plan the next, forget what no window can ask for."""
+        entries = summaries.counts[self.key]
+        size = len(entries)
+        for level in self.levels:
+            newest = 2 * level.nth
+            if newest > size:
+                break
+            age_ms = at_ms - entries[-newest]
+            if age_ms > level.longest_ms:
+                continue
+            durations = level.durations
+            at = bisect_left(durations, age_ms)
+            if durations[at] == age_ms:
+                flipped.append(level.atoms[at])
+                at += 1
+            if at < len(durations) and durations[at] != FOREVER:
+                summaries.plan(at_ms - age_ms + durations[at])
+        if entries[0] <= at_ms - self.widest_ms:
+            self._prune(summaries, entries, at_ms - self.widest_ms)
+
+    def _prune(self, summaries: Summaries, entries: Entries, oldest_ms: int) -> None:
+        kept = next((at for at in range(0, len(entries), 2) if entries[at] > oldest_ms), len(entries))
+        del entries[:kept]
+        summaries.touched.add(self.key)
+        if not entries:
+            del summaries.counts[self.key]
+
+
+def insert_newest(entries: Entries, time_ms: int, id_hash: int, keep: int) -> int:
+    """Insert into the sorted entries and answer the rank from the newest, 1 first; 0: it was there, or is too old."""
+    at = len(entries)
+    while at and (entries[at - 2], entries[at - 1]) > (time_ms, id_hash):
+        at -= 2
+    if at and entries[at - 2] == time_ms and entries[at - 1] == id_hash:
+        return 0
+    if at == 0 and len(entries) >= 2 * keep:
+        return 0
+    entries[at:at] = (time_ms, id_hash)
+    return (len(entries) - at) // 2
+
+
+class SumWindow:
+    """The sum atoms of one feature that ask for the same duration, by bound."""
+
+    __slots__ = ("atoms", "bounds", "duration_ms")
+
+    def __init__(self, duration_ms: int) -> None:
+        self.duration_ms = duration_ms
+        self.bounds: list[int] = []
+        self.atoms: list[SumAtom] = []
+
+
+class SumFeature:
+    """Adds up an amount of the matching events whose time lies in [since_ms, until_ms)."""
+
+    def __init__(self, identity: str, since_ms: int, until_ms: int, amount: Callable[[Event], int]) -> None:
+        self.identity = identity
+        self.key = stable_key(identity)
+        self.since_ms = since_ms
+        self.until_ms = until_ms
+        self.amount = amount
+        self.widest_ms = 0
+        self.windows: list[SumWindow] = []
+
+    def atom(self, bound_micros: int, duration_ms: int) -> SumAtom:
+        """The one atom for this bound and duration; from now on the feature keeps enough to answer it."""
+        window = next((window for window in self.windows if window.duration_ms == duration_ms), None)
+        if window is None:
+            window = SumWindow(duration_ms)
+            self.windows.append(window)
+        at = bisect_left(window.bounds, bound_micros)
+        if at == len(window.bounds) or window.bounds[at] != bound_micros:
+            window.bounds.insert(at, bound_micros)
+            window.atoms.insert(at, SumAtom(self, bound_micros, duration_ms))
+        self.widest_ms = max(self.widest_ms, duration_ms)
+        return window.atoms[at]
+
+    def fold(self, summaries: Summaries, event: Event, id_hash: int, clock_ms: int, flipped: list[Atom]) -> bool:
+        """Put one matching event into the summary, and the atoms that it turns true into `flipped`.
+
+        Answers whether the summary changed: it does not where the event was there already or is too old to matter.
+        """
+        time_ms = event.time_ms
+        if time_ms <= clock_ms - self.widest_ms or not self.since_ms <= time_ms < self.until_ms:
+            return False
+        entries = summaries.sums.setdefault(self.key, [])
+        at = bisect_left(entries, (time_ms, id_hash, -1))
+        if at < len(entries) and entries[at][:2] == (time_ms, id_hash):
+            return False
+        amount = self.amount(event)
+        entries.insert(at, (time_ms, id_hash, amount))
+        summaries.touched.add(self.key)
+        for window in self.windows:
+            if time_ms > clock_ms - window.duration_ms:
+                after = sum_since(entries, clock_ms - window.duration_ms)
+                low, high = bisect_right(window.bounds, after - amount), bisect_right(window.bounds, after)
+                flipped.extend(window.atoms[low:high])
+                _plan_window(summaries, window, entries, after, clock_ms)
+        return True
+
+    def expire(self, summaries: Summaries, at_ms: int, flipped: list[Atom]) -> None:
+        """Collect the atoms that turn false at exactly this instant, plan the next, forget what no window can ask for."""
+        entries = summaries.sums[self.key]
+        for window in self.windows:
+            if window.duration_ms == FOREVER:
+                continue
+            before = sum_since(entries, at_ms - window.duration_ms - 1)
+            after = sum_since(entries, at_ms - window.duration_ms)
+            low, high = bisect_right(window.bounds, after), bisect_right(window.bounds, before)
+            flipped.extend(window.atoms[low:high])
+            _plan_window(summaries, window, entries, after, at_ms)
+        expired = bisect_right(entries, (at_ms - self.widest_ms, ABOVE_HASHES, 0))
+        if expired:
+            del entries[:expired]
+            summaries.touched.add(self.key)
+            if not entries:
+                del summaries.sums[self.key]
+
+
+def _plan_window(
+    summaries: Summaries, window: SumWindow, entries: list[AmountEntry], total: int, clock_ms: int
+) -> None:
+    """Plan the instant at which the sum falls below the highest bound that it reaches."""
+    reached = bisect_right(window.bounds, total)
+    if window.duration_ms != FOREVER and reached and window.bounds[reached - 1] > 0:
+        time_ms = drop_below(entries, clock_ms - window.duration_ms, window.bounds[reached - 1])
+        summaries.plan(time_ms + window.duration_ms)
+
+
+class RegisterFeature:
+    """One attribute or agreement: the newest value by event time; at the same time the later record wins."""
+
+    def __init__(self, identity: str) -> None:
+        self.identity = identity
+        self.key = stable_key(identity)
+        self._atoms: dict[Hashable, ValueAtom] = {}
+        self._index: PredicateIndex[ValueAtom] = PredicateIndex()
+
+    def atom(self, identity: Hashable, access: Access, test: Test) -> ValueAtom:
+        """The one atom of this identity; `access` and `test` take the register's value."""
+        atom = self._atoms.get(identity)
+        if atom is None:
+            atom = self._atoms[identity] = ValueAtom(self, test)
+            self._index.add(access, test, atom)
+        return atom
+
+    def fold(self, summaries: Summaries, value: Any, time_ms: int, id_hash: int, flipped: list[Atom]) -> bool:
+        """Write the value (None removes it) unless a newer one is there; the atoms it flips go into `flipped`.
+
+        Answers whether the register changed.
+        """
+        old = summaries.registers.get(self.key)
+        writers = [id_hash]
+        if old is not None:
+            if time_ms < old[0] or (time_ms == old[0] and id_hash in old[2]):
+                return False
+            if time_ms == old[0]:
+                writers = [*old[2], id_hash]
+        summaries.registers[self.key] = (time_ms, value, writers)
+        before = set() if old is None else set(self._index.match(old[1]))
+        flipped.extend(before ^ set(self._index.match(value)))
+        return True
+
+
+EntryFeature = CountFeature | SumFeature
+Feature = CountFeature | SumFeature | RegisterFeature

@@ -1,0 +1,17 @@
+"""Membership changes to bytes: the value of a record on the changes topic, and a line of a file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from conditions.changes import Change
+
+encode_change = msgspec.json.Encoder().encode
+decode_change = msgspec.json.Decoder(Change).decode
+
+
+def change_lines(changes: Sequence[Change]) -> bytes:
+    """The changes as JSON lines, each with its line feed."""
+    return b"".join([encode_change(change) + b"\n" for change in changes])

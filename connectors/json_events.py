@@ -1,0 +1,216 @@
+"""JSON bytes to events: the input format of Kafka records and of event files.
+
+Whatever the bytes, decoding gives an Event or a Rejected and never raises.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+
+from conditions.events import CustomerUpdate, Event, Rejected
+from conditions.times import MAX_TIME_MS, TimeError, parse_time
+from connectors.lines import MAX_VALUE_BYTES, Line, OversizeLine, RejectedLine
+from connectors.payloads import (
+    FieldError,
+    InexactNumberError,
+    absent_properties,
+    customer_update,
+    describe,
+    exact_number,
+    identifier,
+    missing,
+    payload_parser,
+    shorten,
+    wrong_type,
+)
+
+CODES = frozenset(
+    (
+        "not_utf8",
+        "not_json",
+        "not_object",
+        "missing",
+        "wrong_type",
+        "out_of_range",
+        "bad_time",
+        "bad_url",
+        "no_key",
+        "key_mismatch",
+        "too_large",
+    )
+)
+"""Every `Rejected.code` there is."""
+
+MAX_EVENT_ID_CHARACTERS = 128
+MAX_CUSTOMER_ID_CHARACTERS = 256
+
+RecordDecoder = Callable[[bytes | None, bytes | None, int | None, int], Event | Rejected]
+LineDecoder = Callable[[Line, int], Event | Rejected]
+
+
+def record_decoder(topic: str, partition: int) -> RecordDecoder:
+    """A decoder for the Kafka records of one partition: `decode(value, key, record_time_ms, offset)`.
+
+    `record_time_ms` is the record's timestamp, None or negative where it has none. The key must be the customer id
+    in UTF-8.
+    """
+
+    def decode(value: bytes | None, key: bytes | None, record_time_ms: int | None, offset: int) -> Event | Rejected:
+        try:
+            if key is None or value is None or len(value) > MAX_VALUE_BYTES:
+                raise _unreadable(key, value)
+            if record_time_ms is not None and record_time_ms < 0:
+                record_time_ms = None
+            return _event(orjson.loads(value), key, record_time_ms, offset, topic, partition)
+        except (FieldError, InexactNumberError, orjson.JSONDecodeError) as problem:
+            return _settle(problem, value, key, record_time_ms, offset, topic, partition)
+
+    return decode
+
+
+def line_decoder() -> LineDecoder:
+    """A decoder for the lines of an event file: `decode(line, offset)`, where `offset` counts lines from 0.
+
+    Lines have no key. The record's timestamp is the line's `received_at`, else its `time`.
+    """
+
+    def decode(line: Line, offset: int) -> Event | Rejected:
+        if isinstance(line, OversizeLine):
+            message = _too_large(line.size)
+            return RejectedLine("too_large", "", message, None, line.beginning, offset, None, 0, line.size, line.sha256)
+        try:
+            return _event(orjson.loads(line), None, None, offset, None, 0)
+        except (FieldError, InexactNumberError, orjson.JSONDecodeError) as problem:
+            return _settle(problem, line, None, None, offset, None, 0)
+
+    return decode
+
+
+def _event(
+    record: Any, key: bytes | None, record_time_ms: int | None, offset: int, topic: str | None, partition: int
+) -> Event:
+    """The event of a parsed record; `key` and `topic` are None for a line of a file.
+
+    Raises FieldError, and InexactNumberError where the record must be read again as it is written.
+    """
+    if type(record) is not dict:
+        raise FieldError("not_object", "", f"expected an object, got {describe(record)}")
+    get = record.get
+    event_id = get("event_id")
+    if type(event_id) is not str or not 0 < len(event_id) <= MAX_EVENT_ID_CHARACTERS:
+        event_id = _bounded(event_id, "event_id", MAX_EVENT_ID_CHARACTERS)
+    kind: Any = get("type")
+    parser = payload_parser(kind)
+    customer_id = get("customer_id")
+    if type(customer_id) is not str or not 0 < len(customer_id) <= MAX_CUSTOMER_ID_CHARACTERS:
+        customer_id = _bounded(customer_id, "customer_id", MAX_CUSTOMER_ID_CHARACTERS)
+    if key is not None and customer_id.encode() != key:
+        raise _key_mismatch(customer_id, key)
+    moment = get("time")
+    time_ms = None if moment is None else _time(moment, "time")
+    if topic is None:
+        received_at = get("received_at")
+        record_time_ms = time_ms if received_at is None else _time(received_at, "received_at")
+    if time_ms is None or record_time_ms is None or time_ms > record_time_ms:
+        time_ms, record_time_ms = _times(time_ms, record_time_ms)
+    properties = get("properties")
+    if type(properties) is not dict:
+        if properties is not None:
+            raise wrong_type("properties", "an object", properties)
+        properties = absent_properties(kind)
+    payload = None if parser is None else parser(properties)
+    return Event(event_id, kind, customer_id, time_ms, record_time_ms, offset, properties, payload, topic, partition)
+
+
+def _bounded(value: object, path: str, limit: int) -> str:
+    text = identifier(value, path)
+    if 0 < len(text) <= limit:
+        return text
+    raise FieldError("out_of_range", path, f"expected 1 to {limit} characters, got {len(text)}")
+
+
+def _key_mismatch(customer_id: str, key: bytes) -> FieldError:
+    shown = shorten(key[:400].decode("utf-8", "backslashreplace"))
+    message = f'expected the record\'s key "{shown}", got "{shorten(customer_id)}"'
+    return FieldError("key_mismatch", "customer_id", message)
+
+
+def _time(value: object, path: str) -> int:
+    try:
+        return parse_time(value)
+    except TimeError as error:
+        if type(value) is float:
+            # perhaps an integer beyond 64 bits
+            raise InexactNumberError from None
+        raise FieldError(error.code, path, f"{error.message}, got {describe(value)}") from None
+
+
+def _times(time_ms: int | None, record_time_ms: int | None) -> tuple[int, int]:
+    """Event time and record timestamp: each stands in for the other, and no event is later than its record."""
+    if record_time_ms is None:
+        if time_ms is None:
+            raise missing("time", "a time, as the record has no timestamp either")
+        return time_ms, time_ms
+    if time_ms is None and record_time_ms > MAX_TIME_MS:
+        raise FieldError("bad_time", "time", "expected a time, as the record's timestamp is after the year 9999")
+    return record_time_ms, record_time_ms
+
+
+def _settle(
+    problem: Exception,
+    value: bytes | None,
+    key: bytes | None,
+    record_time_ms: int | None,
+    offset: int,
+    topic: str | None,
+    partition: int,
+) -> Event | Rejected:
+    """The second look at a record that did not decode at once: the event after all, or why it is none."""
+    if type(problem) is InexactNumberError and value is not None:
+        try:
+            return _event_as_written(value, key, record_time_ms, offset, topic, partition)
+        except FieldError as invalid:
+            problem = invalid
+    if not isinstance(problem, FieldError):
+        problem = _no_json(value or b"", problem)
+    return Rejected(problem.code, problem.path, problem.message, key, value, offset, topic, partition)
+
+
+def _event_as_written(
+    value: bytes, key: bytes | None, record_time_ms: int | None, offset: int, topic: str | None, partition: int
+) -> Event:
+    """The event of a record with numbers that doubles do not hold exactly."""
+    try:
+        record = json.loads(value.decode(), parse_float=exact_number)
+    except RecursionError:
+        raise FieldError("not_json", "", "expected JSON that is nested less deeply") from None
+    event = _event(record, key, record_time_ms, offset, topic, partition)
+    # only ids and money are taken as written; conditions on properties and attributes compare doubles
+    event.properties = orjson.loads(value).get("properties") or {}
+    if type(event.payload) is CustomerUpdate:
+        event.payload = customer_update(event.properties)
+    return event
+
+
+def _unreadable(key: bytes | None, value: bytes | None) -> FieldError:
+    if value is not None and len(value) > MAX_VALUE_BYTES:
+        return FieldError("too_large", "", _too_large(len(value)))
+    if key is None:
+        return FieldError("no_key", "", "expected the customer id as the record's key, got no key")
+    return FieldError("not_json", "", "expected a JSON object, got no value")
+
+
+def _too_large(size: int) -> str:
+    return f"expected at most {MAX_VALUE_BYTES} bytes, got {size}"
+
+
+def _no_json(value: bytes, error: Exception) -> FieldError:
+    try:
+        value.decode()
+    except UnicodeDecodeError as undecodable:
+        return FieldError("not_utf8", "", f"expected UTF-8, got {undecodable.reason} at byte {undecodable.start}")
+    return FieldError("not_json", "", f"expected JSON: {str(error)[:160]}")

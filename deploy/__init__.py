@@ -1,0 +1,1 @@
+"""What runs around Rollcall: brokers for tests and trials, deployment files, dashboards."""

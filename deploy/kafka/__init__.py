@@ -1,0 +1,1 @@
+"""A real Kafka broker, started from Maven's jars without Docker."""

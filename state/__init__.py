@@ -1,0 +1,1 @@
+"""Customer summaries, deadlines and the stores that keep them; knows no Kafka."""

@@ -1,0 +1,54 @@
+"""The segment documents that a state was made with, kept beside it.
+
+What a summary holds depends on the definitions it was folded under, so other definitions need another state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from conditions.documents import SegmentDocument, fingerprint, parse_segments, to_document
+from state.store import StateError, Store, WriteSet
+
+SEGMENTS_KEY = b"segments"
+
+
+def read_segments(store: Store) -> list[SegmentDocument] | None:
+    """The documents this state was made with; None for a new one."""
+    found = store.get_meta(SEGMENTS_KEY)
+    return None if found is None else parse_segments(msgspec.json.decode(found))
+
+
+def remember_segments(store: Store, segments: Sequence[SegmentDocument]) -> None:
+    """Write the documents down beside the state, unless they are the ones that stand there."""
+    documents = msgspec.json.encode({"segments": [to_document(segment) for segment in segments]})
+    if store.get_meta(SEGMENTS_KEY) != documents:
+        store.write(WriteSet(meta=[(SEGMENTS_KEY, documents)]))
+
+
+def require_segments(store: Store, segments: Sequence[SegmentDocument], mend: str) -> None:
+    """Remember the documents in a new state; raise StateError, ending in `mend`, where it was made with others."""
+    kept = read_segments(store)
+    if kept is None:
+        remember_segments(store, segments)
+        return
+    if fingerprint(kept) != fingerprint(segments):
+        raise StateError(f"the state was made with other segment documents ({_difference(kept, segments)}). {mend}")
+
+
+def _difference(kept: Sequence[SegmentDocument], segments: Sequence[SegmentDocument]) -> str:
+    before = {segment.id: segment for segment in kept}
+    after = {segment.id: segment for segment in segments}
+    parts = (
+        ("new", after.keys() - before.keys()),
+        ("gone", before.keys() - after.keys()),
+        ("changed", {each for each in before.keys() & after.keys() if before[each] != after[each]}),
+    )
+    return "; ".join(f"{word}: {_some(ids)}" for word, ids in parts if ids)
+
+
+def _some(ids: set[str]) -> str:
+    shown = ", ".join(sorted(ids)[:5])
+    return shown if len(ids) <= 5 else f"{shown} and {len(ids) - 5} more"

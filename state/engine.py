@@ -1,0 +1,406 @@
+"""The one path of every batch: prefetch, compute, and a result that is plain data.
+
+Replay, the worker, backfill and the tests run this same code. Computing reads no store and waits for nothing; the
+caller commits the result (see `PartitionEngine`), or forgets it and starts again from what was committed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from heapq import heapify, heappop, heappush
+from typing import Literal
+
+import msgspec
+import xxhash
+
+from conditions.changes import Cause, Change, Reason, change_id
+from conditions.definitions import LAST_INSTANT_MS, Definitions, Segment
+from conditions.events import CUSTOMER_DELETE, CUSTOMER_UPDATE, CustomerUpdate, Event, Rejected
+from conditions.features import Atom
+from conditions.times import format_time
+from state.cache import CustomerCache
+from state.customers import NEVER_MS, Customer, customer_key, encode_customer
+from state.overlay import Overlay
+from state.store import Store, WriteSet
+
+MARKER_KEY = b"marker"
+DEFAULT_CACHED_CUSTOMERS = 50_000
+
+
+class Marker(msgspec.Struct):
+    """How far a partition has come. It is written with every batch."""
+
+    clock_ms: int = 0  # T, the largest record timestamp seen
+    sequence: int = 0  # of the partition's last change
+    applied: dict[str, int] = msgspec.field(default_factory=dict)  # topic to the last applied offset
+    customers: int = 0  # known ones
+
+
+class BatchResult(msgspec.Struct):
+    """All that a batch decided; nothing of it has happened yet."""
+
+    changes: list[Change]
+    rejected: list[Rejected]
+    writes: WriteSet
+    marker: Marker
+    consumed: int  # how many of the records it was given are in it
+
+
+Records = Sequence[Event | Rejected]
+Due = tuple[int, str]  # a deadline and whose it is
+
+
+def read_marker(store: Store) -> Marker | None:
+    """The store's marker; None for a new store."""
+    found = store.get_meta(MARKER_KEY)
+    return None if found is None else msgspec.msgpack.decode(found, type=Marker)
+
+
+class PartitionEngine:
+    """One partition's events in, membership changes out.
+
+    `run` decides a batch on top of what was decided before; `commit` makes the oldest decided batch last; `discard`
+    goes back to what was committed. With `strict_order` deadlines and events come in the exact order of their
+    instants; without, a wave of deadlines is spread over batches and only a customer's own come before its events.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        definitions: Definitions,
+        *,
+        strict_order: bool = True,
+        cached_customers: int = DEFAULT_CACHED_CUSTOMERS,
+        most_deadlines: int = 10_000,
+        most_changes: int = 50_000,
+    ) -> None:
+        self.store = store
+        self.definitions = definitions
+        self.marker = read_marker(store) or Marker()
+        self._overlay = Overlay(store)
+        self._cache = CustomerCache(self._overlay, cached_customers)
+        self._strict_order = strict_order
+        self._most_deadlines = most_deadlines
+        self._most_changes = most_changes
+
+    def run(self, records: Records, now_ms: int, clock_ms: int = 0) -> BatchResult:
+        """Decide the records, or as many of them as fit a batch: the result's `consumed` says how many.
+
+        A batch ends early before a wave of deadlines that is too large, and once it holds `most_changes`. `now_ms` is
+        the wall time that changes are stamped with. `clock_ms` moves the partition's clock there once all records are
+        in; the caller asks again while `is_behind(clock_ms)`.
+        """
+        horizon_ms = max(self.marker.clock_ms, clock_ms, max((_record_time(each) for each in records), default=0))
+        due = self._overlay.due(horizon_ms, self._most_deadlines)
+        limit = (horizon_ms + 1, "")
+        if self._strict_order and len(due) == self._most_deadlines:
+            records, clock_ms = _before(records, due[-1][0], self.marker.clock_ms), 0
+            limit = (due[-1][0], due[-1][1].decode()) if not records else (due[-1][0], "")
+        wave = [deadline for deadline in ((at_ms, key.decode()) for at_ms, key in due) if deadline <= limit]
+        customers = self._cache.prefetch(
+            [*(each.customer_id for each in records if isinstance(each, Event)), *(whose for _, whose in wave)]
+        )
+        computation = _Computation(
+            self.definitions, customers, self.marker, now_ms, wave, limit, self._most_changes
+        )
+        result = computation.result(computation.apply_all(records, clock_ms))
+        self.marker = result.marker
+        self._overlay.stage(result.writes)
+        self._cache.trim()
+        return result
+
+    def tick(self, clock_ms: int) -> bool:
+        """Move the clock there if no deadline is due by then, and answer whether one is: then `run` must move it.
+
+        A clock moved so is not written down: what no deadline saw can be seen again after a crash.
+        """
+        if self._overlay.due(clock_ms, 1):
+            return True
+        self.marker.clock_ms = max(self.marker.clock_ms, clock_ms)
+        return False
+
+    def is_behind(self, clock_ms: int) -> bool:
+        """Whether the clock, or a deadline, is still before this instant."""
+        return self.marker.clock_ms < clock_ms or bool(self._overlay.due(clock_ms, 1))
+
+    def commit(self) -> None:
+        """Write the oldest decided batch to the store, whole. Raises StateError; nothing is written then."""
+        self._overlay.commit()
+
+    def discard(self) -> None:
+        """Forget every decided batch that was not committed, and all that is in memory."""
+        self._overlay.discard()
+        self._cache.clear()
+        self.marker = read_marker(self.store) or Marker()
+
+
+def _record_time(record: Event | Rejected) -> int:
+    return record.record_time_ms if isinstance(record, Event) else 0
+
+
+def _before(records: Records, instant_ms: int, clock_ms: int) -> Records:
+    """The leading records that leave the clock before the instant."""
+    if clock_ms >= instant_ms:
+        return ()
+    for count, record in enumerate(records):
+        if _record_time(record) >= instant_ms:
+            return records[:count]
+    return records
+
+
+class _Computation:
+    """One batch being decided: the customers' state moves in place, the rest collects here."""
+
+    def __init__(
+        self,
+        definitions: Definitions,
+        customers: dict[str, Customer],
+        marker: Marker,
+        now_ms: int,
+        wave: list[Due],
+        limit: Due,
+        most_changes: int,
+    ) -> None:
+        self._most_changes = most_changes
+        self._definitions = definitions
+        self._indexes = definitions.indexes
+        self._customers = customers
+        self._clock_ms = marker.clock_ms
+        self._sequence = marker.sequence
+        self._applied = dict(marker.applied)
+        self._known = marker.customers
+        self._decided_at = format_time(now_ms)
+        self._wave = wave
+        self._limit = limit
+        self._dirty: dict[str, Customer] = {}
+        self._changes: list[Change] = []
+        self._rejected: list[Rejected] = []
+        heapify(wave)
+
+    def apply_all(self, records: Records, clock_ms: int) -> int:
+        """Take the records in their order, then move the clock, then fire what is left of the wave.
+
+        Answers how many records were taken: fewer once the batch is full. What of the wave has not fired stays due.
+        """
+        applied = self._applied
+        changes, most_changes = self._changes, self._most_changes
+        for taken, record in enumerate(records):
+            if len(changes) >= most_changes:
+                return taken
+            if type(record) is Event:
+                record_time_ms = record.record_time_ms
+                if record_time_ms > self._clock_ms:
+                    self._advance(record_time_ms)
+                self._apply(record)
+            else:
+                self._rejected.append(record)  # type: ignore[arg-type]  # what is no Event is Rejected
+            applied[record.topic or ""] = record.offset
+        self._advance(clock_ms)
+        self._fire_wave(self._limit[0])
+        return len(records)
+
+    def result(self, consumed: int) -> BatchResult:
+        """All that was decided, with the customers' records as they are now."""
+        writes = WriteSet()
+        records = writes.customers
+        for customer in self._dirty.values():
+            records += encode_customer(customer)
+            if customer.stored_deadline_ms != customer.deadline_ms:
+                self._write_deadline(customer, writes)
+        marker = Marker(self._clock_ms, self._sequence, self._applied, self._known)
+        writes.meta.append((MARKER_KEY, msgspec.msgpack.encode(marker)))
+        return BatchResult(self._changes, self._rejected, writes, marker, consumed)
+
+    def _write_deadline(self, customer: Customer, writes: WriteSet) -> None:
+        old_ms, new_ms = customer.stored_deadline_ms, customer.deadline_ms
+        key = customer_key(customer.id)
+        if old_ms != NEVER_MS:
+            writes.removed_deadlines.append((old_ms, key))
+        if new_ms != NEVER_MS:
+            writes.added_deadlines.append((new_ms, key))
+        customer.stored_deadline_ms = new_ms
+
+    # -- time ---------------------------------------------------------------------------------------------------------
+
+    def _advance(self, clock_ms: int) -> None:
+        if clock_ms > self._clock_ms:
+            if self._wave and self._wave[0][0] <= clock_ms:
+                self._fire_wave(clock_ms)
+            self._clock_ms = clock_ms
+
+    def _fire_wave(self, until_ms: int) -> None:
+        wave = self._wave
+        while wave and wave[0][0] <= until_ms:
+            at_ms, customer_id = heappop(wave)
+            customer = self._customers[customer_id]
+            if customer.deadline_ms == at_ms:
+                self._fire(customer)
+
+    def _fire(self, customer: Customer) -> None:
+        """Let the customer's deadline pass: what turns false at that instant, and when the next one is."""
+        at_ms = customer.deadline_ms
+        customer.deadline_ms = NEVER_MS
+        flipped: list[Atom] = []
+        definitions = self._definitions
+        counts, sums = definitions.counts, definitions.sums
+        for key in tuple(customer.counts):
+            if key in counts:
+                counts[key].expire(customer, at_ms, flipped)
+        for key in tuple(customer.sums):
+            if key in sums:
+                sums[key].expire(customer, at_ms, flipped)
+        self._dirty[customer.id] = customer
+        self._await(customer)
+        if flipped:
+            self._decide(customer, _readers(flipped), at_ms, at_ms, "deadline", None)
+
+    def _await(self, customer: Customer) -> None:
+        """The customer's next deadline may still fall into this batch."""
+        due = (customer.deadline_ms, customer.id)
+        if due <= self._limit:
+            heappush(self._wave, due)
+
+    # -- events -------------------------------------------------------------------------------------------------------
+
+    def _apply(self, event: Event) -> None:
+        customer = self._customers[event.customer_id]
+        clock_ms = self._clock_ms
+        deadline_ms = customer.deadline_ms
+        if deadline_ms <= clock_ms:
+            while customer.deadline_ms <= clock_ms:
+                self._fire(customer)
+            deadline_ms = customer.deadline_ms
+        if event.type == CUSTOMER_DELETE:
+            self._erase(customer, event)
+            return
+        flipped: list[Atom] = []
+        changed = False
+        index = self._indexes.get(event.type)
+        if index is not None:
+            matched = index.match(event)
+            if matched:
+                id_hash = xxhash.xxh3_64_intdigest(event.event_id.encode())
+                for feature in matched:
+                    if feature.fold(customer, event, id_hash, clock_ms, flipped):
+                        changed = True
+        if event.type == CUSTOMER_UPDATE:
+            changed = self._update(customer, event, flipped) or changed
+        if changed:
+            self._dirty[customer.id] = customer
+            if customer.deadline_ms < deadline_ms:
+                self._await(customer)
+        if flipped or not customer.known:
+            self._decide_event(customer, event, flipped)
+
+    def _update(self, customer: Customer, event: Event, flipped: list[Atom]) -> bool:
+        """Write attributes and agreements that some segment reads. Answers whether a register changed."""
+        update = event.payload
+        assert isinstance(update, CustomerUpdate), "the decoder gives every customer.update its payload"
+        registers = self._definitions.registers
+        id_hash = xxhash.xxh3_64_intdigest(event.event_id.encode())
+        changed = False
+        for family, values in (("attribute", update.attributes), ("agreement", update.agreements)):
+            for name, value in values.items():
+                register = registers.get(f"{family}:{name}")
+                if register is not None and register.fold(customer, value, event.time_ms, id_hash, flipped):
+                    changed = True
+        return changed
+
+    def _decide_event(self, customer: Customer, event: Event, flipped: list[Atom]) -> None:
+        readers = _readers(flipped)
+        if not customer.known:
+            # Nobody unknown is in any segment: those that hold with nothing known are entered now.
+            customer.known = True
+            self._known += 1
+            customer.differing = set(self._definitions.default_keys)
+            readers.update((segment.id, segment) for segment in self._definitions.true_by_default)
+            self._dirty[customer.id] = customer
+        if readers:
+            self._decide(customer, readers, self._clock_ms, event.time_ms, "event", event)
+
+    def _erase(self, customer: Customer, event: Event) -> None:
+        """Let a known customer leave every segment, and forget it."""
+        if not customer.known:
+            return
+        effective_ms = max(event.time_ms, customer.last_effective_ms)
+        cause = _cause(event)
+        for segment in self._definitions.segments.values():
+            if (segment.key in customer.differing) != segment.default:
+                truths = segment.truths(customer, self._clock_ms)
+                self._emit(customer, segment, "left", effective_ms, None, "erasure", cause, truths)
+        customer.forget()
+        self._known -= 1
+        self._dirty[customer.id] = customer
+
+    # -- decisions ----------------------------------------------------------------------------------------------------
+
+    def _decide(
+        self,
+        customer: Customer,
+        readers: dict[str, Segment],
+        at_ms: int,
+        event_ms: int,
+        reason: Reason,
+        event: Event | None,
+    ) -> None:
+        """Ask the segments, in order of their id, whether they hold at `at_ms`, and emit where that is new."""
+        cause: Cause | None = None
+        differing = customer.differing
+        for segment_id in sorted(readers) if len(readers) > 1 else readers:
+            segment = readers[segment_id]
+            key = segment.key
+            truths = segment.truths(customer, at_ms)
+            now_in = segment.agrees(truths)
+            if now_in is ((key in differing) is not segment.default):
+                continue
+            if now_in is segment.default:
+                differing.discard(key)
+            else:
+                differing.add(key)
+            if event is not None and cause is None:
+                cause = _cause(event)
+            effective_ms = max(event_ms, customer.last_effective_ms)
+            customer.last_effective_ms = effective_ms
+            valid_until_ms = segment.flips_at(customer, at_ms, now_in)
+            kind: Literal["entered", "left"] = "entered" if now_in else "left"
+            self._emit(customer, segment, kind, effective_ms, valid_until_ms, reason, cause, truths)
+
+    def _emit(
+        self,
+        customer: Customer,
+        segment: Segment,
+        kind: Literal["entered", "left"],
+        effective_ms: int,
+        valid_until_ms: int | None,
+        reason: Reason,
+        cause: Cause | None,
+        truths: list[bool],
+    ) -> None:
+        self._sequence = sequence = self._sequence + 1
+        self._changes.append(
+            Change(
+                change_id(customer.id, segment.id, kind, sequence, effective_ms),
+                kind,
+                segment.id,
+                segment.name,
+                segment.version,
+                customer.id,
+                sequence,
+                format_time(effective_ms),
+                self._decided_at,
+                None if valid_until_ms is None or valid_until_ms > LAST_INSTANT_MS else format_time(valid_until_ms),
+                reason,
+                cause,
+                truths,
+            )
+        )
+
+
+def _readers(atoms: list[Atom]) -> dict[str, Segment]:
+    return {segment.id: segment for atom in atoms for segment in atom.segments}
+
+
+def _cause(event: Event) -> Cause:
+    return Cause(
+        event.topic, event.partition, event.offset, event.event_id, event.type, format_time(event.time_ms)
+    )

@@ -1,0 +1,83 @@
+"""A store with writes on top that are decided but not yet committed.
+
+The next batch is computed while one commits: it must see what that one decided, and lose it again if it fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sortedcontainers import SortedSet
+
+from state.store import Store, WriteSet
+
+Deadline = tuple[int, bytes]
+
+
+class Overlay:
+    """Reads answer from the staged writes first. Stage in order, commit in the same order."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._staged: list[WriteSet] = []
+        self._laid = 0  # how many of the staged sets the fields below hold; the rest waits until somebody reads
+        self._records: dict[bytes, bytes | None] = {}
+        self._added: SortedSet[Deadline] = SortedSet()
+        self._removed: set[Deadline] = set()
+
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The records of these keys, in their order; None for a key that has none."""
+        if not self._staged:
+            return self.store.get_many(keys)
+        self._lay_staged()
+        records = self._records
+        found = dict(zip(keys, map(records.get, keys), strict=True))
+        asked = [key for key in keys if key not in records]
+        found.update(zip(asked, self.store.get_many(asked), strict=True))
+        return [found[key] for key in keys]
+
+    def due(self, until_ms: int, most: int) -> list[Deadline]:
+        """The earliest deadlines not after `until_ms`, at most `most`, in order."""
+        if not self._staged:
+            return self.store.due(until_ms, most)
+        self._lay_staged()
+        stored = self.store.due(until_ms, most + len(self._removed))
+        found = {deadline for deadline in stored if deadline not in self._removed}
+        found.update(self._added.irange(maximum=(until_ms, b"\xff" * 2)))
+        return sorted(found)[:most]
+
+    def stage(self, writes: WriteSet) -> None:
+        """Put a decided write set on top."""
+        self._staged.append(writes)
+
+    def commit(self) -> None:
+        """Write the oldest staged set to the store. Raises StateError; nothing is unstaged then."""
+        self.store.write(self._staged[0])
+        self._staged.pop(0)
+        self._unlay()
+
+    def discard(self) -> None:
+        """Forget everything staged: the store alone counts again."""
+        self._staged.clear()
+        self._unlay()
+
+    def _unlay(self) -> None:
+        if self._laid:
+            self._laid = 0
+            self._records.clear()
+            self._added.clear()
+            self._removed.clear()
+
+    def _lay_staged(self) -> None:
+        for writes in self._staged[self._laid :]:
+            self._lay(writes)
+        self._laid = len(self._staged)
+
+    def _lay(self, writes: WriteSet) -> None:
+        self._records.update(writes.customers)
+        for deadline in writes.removed_deadlines:
+            self._added.discard(deadline)
+            self._removed.add(deadline)
+        for deadline in writes.added_deadlines:
+            self._removed.discard(deadline)
+            self._added.add(deadline)

@@ -1,0 +1,96 @@
+"""What can go wrong between a worker and Kafka.
+
+Every message names the thing, the numbers, the likely cause and what mends it.
+"""
+
+from __future__ import annotations
+
+
+class StreamsError(Exception):
+    """The base of every error this package raises on purpose."""
+
+
+class Unreachable(StreamsError):
+    """No broker answered in time, or none could be connected to."""
+
+    def __init__(self, bootstrap_servers: str, what: str, timeout_ms: int | None = None) -> None:
+        within = "" if timeout_ms is None else f" within {timeout_ms} ms"
+        super().__init__(
+            f"{what}: Kafka at {bootstrap_servers} did not answer{within}. "
+            "Check that the broker runs, and bootstrap_servers, security_protocol and the sasl_* and ssl_* settings."
+        )
+
+
+class Refused(StreamsError):
+    """Kafka answered and said no, and asking again will not help: a setting is wrong on one of the two sides."""
+
+
+class NotPermitted(StreamsError):
+    """The user of this worker lacks an ACL; the message has the line that grants it."""
+
+
+class Fenced(StreamsError):
+    """This worker is no longer the one to write: its group moved on, or another took its transactional id.
+
+    Nothing of the transaction is visible, unless `last_step` is true: then the answer to an earlier attempt of the
+    same commit may have been lost, and the outcome is as unknown as after CommitUnknown.
+    """
+
+    def __init__(self, message: str, *, last_step: bool = False) -> None:
+        super().__init__(message)
+        self.last_step = last_step
+
+
+class CommitUnknown(StreamsError):
+    """The commit was sent and no answer came: it is either whole in the log or will never be. `reopen` settles it."""
+
+
+class CommitFailed(StreamsError):
+    """The transaction was not committed and never will be. Trying it again, after `reopen`, may succeed."""
+
+
+class RecordTooLarge(StreamsError):
+    """One record, or one batch of records, is over a size limit of its topic. The transaction was not committed."""
+
+    def __init__(self, topic: str, size_bytes: int, limit_bytes: int | None) -> None:
+        limit = "the broker takes" if limit_bytes is None else f"the limit of {limit_bytes:,} bytes"
+        super().__init__(
+            f"topic {topic}: a batch of {size_bytes:,} bytes is more than {limit}. Raise message.max.bytes of the "
+            "broker, or max.message.bytes of the topic, which overrides it."
+        )
+        self.topic = topic
+        self.size_bytes = size_bytes
+        self.limit_bytes = limit_bytes
+
+
+class ChangelogGone(StreamsError):
+    """The changelog no longer holds the offset the local state ends at. The state must be restored from the start."""
+
+    def __init__(self, topic: str, partition: int, from_offset: int, start_offset: int, end_offset: int) -> None:
+        cause = (
+            "the topic was probably deleted and created anew"
+            if from_offset > end_offset
+            else "records before its start were deleted; is cleanup.policy of the topic `compact`?"
+        )
+        super().__init__(
+            f"{topic}-{partition}: the local state ends at offset {from_offset}, the changelog holds "
+            f"{start_offset} to {end_offset}: {cause}. Put the local state aside and restore from the start."
+        )
+        self.topic = topic
+        self.partition = partition
+        self.from_offset = from_offset
+        self.start_offset = start_offset
+        self.end_offset = end_offset
+
+
+class RestoreStuck(StreamsError):
+    """Restoring made no progress for too long."""
+
+    def __init__(self, topic: str, partition: int, position: int, end_offset: int, waited_ms: int) -> None:
+        super().__init__(
+            f"{topic}-{partition}: restoring stands at offset {position} of {end_offset} and got no further in "
+            f"{waited_ms} ms. Either a transaction is open there, and Kafka ends it once its transaction time-out has "
+            "passed (`kafka-transactions.sh find-hanging` shows those that outlived it), or the broker does not answer."
+        )
+        self.position = position
+        self.end_offset = end_offset

@@ -1,0 +1,273 @@
+"""Making topics, and checking that they fit together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from enum import StrEnum
+from time import monotonic
+from typing import Any
+
+import msgspec
+from aiokafka import errors as kafka
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+
+from streams.kafka.errors import NotPermitted, Refused, StreamsError, Unreachable
+from streams.kafka.security import Connection
+
+TIMEOUT_MS = 30_000
+CHECKED_CONFIGS = ("cleanup.policy", "min.insync.replicas", "max.message.bytes")
+USUAL_REPLICAS = 3
+POLL_S = 0.05
+
+
+class TopicSpec(msgspec.Struct, frozen=True):
+    name: str
+    partitions: int
+    replication_factor: int | None = None  # None: three, or as many as there are brokers
+    configs: Mapping[str, str] = {}
+
+
+class TopicsReport(msgspec.Struct, frozen=True):
+    created: list[str]
+    existing: list[str]  # left as they are, whatever their partitions and settings
+
+
+class Output(msgspec.Struct, frozen=True):
+    """A topic this system writes."""
+
+    name: str
+    partitions: int | None = None  # exactly so many; None: at least as many as the inputs have
+    compacted: bool = False
+
+
+class Severity(StrEnum):
+    ERROR = "error"  # the worker would stop or answer wrongly
+    WARNING = "warning"  # it works, until it does not
+
+
+class Problem(msgspec.Struct, frozen=True):
+    code: str  # missing, input_partitions, partitions, not_compacted, replicas, message_size
+    severity: Severity
+    topic: str
+    message: str
+
+
+class Topic(msgspec.Struct, frozen=True):
+    name: str
+    partitions: int
+    replicas: int  # of the partition that has the fewest
+    configs: Mapping[str, str]
+
+
+async def ensure_topics(
+    specs: Sequence[TopicSpec], connection: Connection, *, timeout_ms: int = TIMEOUT_MS
+) -> TopicsReport:
+    """Create the topics that are missing and wait until they can be written. Existing ones are not touched.
+
+    May be called again and by several at once. Raises Refused, naming the topic, when Kafka will not create one.
+    """
+    async with _admin(connection, timeout_ms, "creating topics") as admin:
+        brokers = len((await admin.describe_cluster())["brokers"])
+        answer = await admin.create_topics([_new_topic(spec, brokers) for spec in specs])
+        report = TopicsReport([], [])
+        for name, code, message in answer.topic_errors:
+            error = kafka.for_code(code)
+            if error not in {kafka.NoError, kafka.TopicAlreadyExistsError}:
+                raise _creation_error(error, message, next(spec for spec in specs if spec.name == name), brokers)
+            (report.created if error is kafka.NoError else report.existing).append(name)
+        await _until_led(admin, [spec.name for spec in specs], timeout_ms)
+    return report
+
+
+async def describe_topics(
+    names: Iterable[str], connection: Connection, *, timeout_ms: int = TIMEOUT_MS
+) -> dict[str, Topic]:
+    """Those of the topics that exist, with the settings that matter here."""
+    wanted = set(names)
+    async with _admin(connection, timeout_ms, "describing topics") as admin:
+        # All topics are asked for: naming a missing one may create it.
+        found = {each["topic"]: each for each in await admin.describe_topics() if each["topic"] in wanted}
+        configs = await _configs(admin, found)
+    return {
+        name: Topic(
+            name,
+            len(each["partitions"]),
+            min((len(partition["replicas"]) for partition in each["partitions"]), default=0),
+            configs.get(name, {}),
+        )
+        for name, each in found.items()
+    }
+
+
+async def check_topics(
+    inputs: Sequence[str], outputs: Sequence[Output], connection: Connection, *, timeout_ms: int = TIMEOUT_MS
+) -> list[Problem]:
+    """Everything about the topics that keeps a worker from working, and what will hurt later. Changes nothing."""
+    names = [*inputs, *(output.name for output in outputs)]
+    topics = await describe_topics(names, connection, timeout_ms=timeout_ms)
+    return find_problems(inputs, outputs, topics)
+
+
+def find_problems(inputs: Sequence[str], outputs: Sequence[Output], topics: Mapping[str, Topic]) -> list[Problem]:
+    """The rules behind `check_topics`, over topics as they were found."""
+    counts = {name: topics[name].partitions for name in inputs if name in topics}
+    wanted = max(counts.values(), default=0)
+    present = [topics[output.name] for output in outputs if output.name in topics]
+    return [
+        *_missing([*inputs, *(output.name for output in outputs)], topics, wanted),
+        *_uneven_inputs(counts),
+        *(
+            problem
+            for output in outputs
+            if output.name in topics
+            for problem in _output_problems(output, topics[output.name], wanted)
+        ),
+        *(problem for name in topics for problem in _replica_problems(topics[name])),
+        *_size_problems([topics[name] for name in counts], present),
+    ]
+
+
+def _missing(names: Iterable[str], topics: Mapping[str, Topic], wanted: int) -> list[Problem]:
+    mend = f"`rollcall topics create --partitions {wanted or 'N'}` makes it"
+    return [
+        Problem("missing", Severity.ERROR, name, f"topic {name} does not exist: {mend}")
+        for name in names
+        if name not in topics
+    ]
+
+
+def _uneven_inputs(counts: Mapping[str, int]) -> list[Problem]:
+    if len(set(counts.values())) < 2:
+        return []
+    most = max(counts.values())
+    listed = ", ".join(f"{name} {count}" for name, count in counts.items())
+    return [
+        Problem(
+            "input_partitions",
+            Severity.ERROR,
+            name,
+            f"topic {name} has {count} partitions where another input has {most} ({listed}): one customer's events "
+            "would reach different workers. Added partitions move customers, so create the topic anew: delete it, run "
+            f"`rollcall topics create --partitions {most}`, and let its producers send again",
+        )
+        for name, count in counts.items()
+        if count != most
+    ]
+
+
+def _output_problems(output: Output, topic: Topic, inputs_have: int) -> list[Problem]:
+    found = []
+    wanted = output.partitions or inputs_have
+    if topic.partitions < wanted or (output.partitions is not None and topic.partitions != wanted):
+        needed = f"must have exactly {wanted}" if output.partitions else f"the input topics have {wanted}"
+        option = "" if output.partitions else f" --partitions {wanted}"
+        text = (
+            f"topic {topic.name} has {topic.partitions} partitions, {needed}: delete it and run "
+            f"`rollcall topics create{option}`"
+        )
+        found.append(Problem("partitions", Severity.ERROR, topic.name, text))
+    policy = topic.configs.get("cleanup.policy", "compact")
+    if output.compacted and policy != "compact":
+        text = (
+            f"topic {topic.name} has cleanup.policy={policy}, so Kafka deletes what must be kept: set it with "
+            f"`kafka-configs.sh --alter --topic {topic.name} --add-config cleanup.policy=compact`, or delete the topic "
+            f"and run `rollcall topics create --partitions {wanted or 'N'}`"
+        )
+        found.append(Problem("not_compacted", Severity.ERROR, topic.name, text))
+    return found
+
+
+def _replica_problems(topic: Topic) -> list[Problem]:
+    needed = int(topic.configs.get("min.insync.replicas", 1))
+    if needed <= topic.replicas:
+        return []
+    text = (
+        f"topic {topic.name} has min.insync.replicas={needed} and only {topic.replicas} replicas, so every write to it "
+        f"is refused: lower the one, or delete the topic and run `rollcall topics create --replication-factor {needed}`"
+    )
+    return [Problem("replicas", Severity.ERROR, topic.name, text)]
+
+
+def _size_problems(inputs: Sequence[Topic], outputs: Sequence[Topic]) -> list[Problem]:
+    key = "max.message.bytes"
+    limits = {topic.name: int(topic.configs[key]) for topic in inputs if key in topic.configs}
+    if not limits:
+        return []
+    largest = max(limits, key=limits.__getitem__)
+    return [
+        Problem(
+            "message_size",
+            Severity.WARNING,
+            topic.name,
+            f"topic {topic.name} takes messages of at most {limit:,} bytes, the input {largest} of "
+            f"{limits[largest]:,}: what a large event leads to may not fit; raise it with `kafka-configs.sh --alter "
+            f"--topic {topic.name} --add-config max.message.bytes={limits[largest]}`",
+        )
+        for topic in outputs
+        if (limit := int(topic.configs.get(key, limits[largest]))) < limits[largest]
+    ]
+
+
+def _new_topic(spec: TopicSpec, brokers: int) -> NewTopic:
+    factor = spec.replication_factor or min(USUAL_REPLICAS, brokers)
+    return NewTopic(spec.name, spec.partitions, factor, topic_configs=dict(spec.configs))
+
+
+def _creation_error(error: type[Exception], message: str | None, spec: TopicSpec, brokers: int) -> StreamsError:
+    if issubclass(error, kafka.TopicAuthorizationFailedError | kafka.ClusterAuthorizationFailedError):
+        return NotPermitted(
+            f"topic {spec.name}: this Kafka user may not create it; grant it with `kafka-acls.sh --add "
+            f"--allow-principal User:NAME --operation Create --operation Describe --topic {spec.name}`"
+        )
+    if issubclass(error, kafka.InvalidReplicationFactorError):
+        return Refused(
+            f"topic {spec.name}: {spec.replication_factor} replicas on {brokers} brokers: "
+            f"`rollcall topics create --replication-factor {brokers}`"
+        )
+    return Refused(f"topic {spec.name} cannot be created: {error.__name__}: {message or 'no reason given'}")
+
+
+async def _until_led(admin: AIOKafkaAdminClient, names: list[str], timeout_ms: int) -> None:
+    """A topic that was just created cannot be written before each of its partitions has a leader."""
+    deadline = monotonic() + timeout_ms / 1000
+    while names:
+        topics = await admin.describe_topics(names)
+        names = [each["topic"] for each in topics if not _is_led(each)]
+        if names and monotonic() > deadline:
+            raise Refused(f"topics without a leader after {timeout_ms} ms: {', '.join(names)}; are all brokers up?")
+        if names:
+            await asyncio.sleep(POLL_S)
+
+
+def _is_led(topic: Mapping[str, Any]) -> bool:
+    partitions = topic["partitions"]
+    return not topic["error_code"] and bool(partitions) and all(each["leader"] >= 0 for each in partitions)
+
+
+async def _configs(admin: AIOKafkaAdminClient, names: Iterable[str]) -> dict[str, dict[str, str]]:
+    wanted = dict.fromkeys(CHECKED_CONFIGS)
+    resources = [ConfigResource(ConfigResourceType.TOPIC, name, wanted) for name in names]
+    if not resources:
+        return {}
+    return {
+        name: {entry[0]: entry[1] for entry in entries}
+        for answer in await admin.describe_configs(resources)
+        for _, _, _, name, entries in answer.resources
+    }
+
+
+@asynccontextmanager
+async def _admin(connection: Connection, timeout_ms: int, what: str) -> AsyncIterator[AIOKafkaAdminClient]:
+    admin = AIOKafkaAdminClient(**connection.arguments(), request_timeout_ms=timeout_ms)
+    try:
+        await admin.start()
+        yield admin
+    except (kafka.KafkaConnectionError, kafka.NodeNotReadyError, kafka.RequestTimedOutError, TimeoutError) as error:
+        raise Unreachable(connection.bootstrap_servers, what, timeout_ms) from error
+    except kafka.KafkaError as error:
+        raise Refused(f"{what}: {error!r}") from error
+    finally:
+        await admin.close()

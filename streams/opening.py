@@ -1,0 +1,188 @@
+"""Opening a partition: local state, then the changelog to its end. There is no other way to begin or to recover."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import structlog
+
+from conditions.definitions import Definitions, compile_definitions
+from conditions.documents import SegmentDocument, membership_fingerprint
+from state.changelog import Restorer, read_checkpoint, read_position, writers
+from state.definitions_record import remember_segments
+from state.rocksdb_store import RocksdbStore, block_cache, move_aside
+from state.store import StateError, UnreadableStateError
+from streams.kafka.changelog import ChangelogBatch, RestoreOptions, read_uncommitted, restore
+from streams.kafka.errors import ChangelogGone
+from streams.kafka.security import Connection
+from streams.kafka.transactions import end_transaction_of
+from streams.metrics import Metrics
+from streams.outgoing import changelog_topic
+from streams.partition import Partition
+from streams.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+# Half of delete.retention.ms, whose default is a day: tombstones that older state has not seen may be compacted away.
+OLDEST_STATE_MS = 12 * 3_600_000
+
+
+class Opener:
+    """Opens partitions of one worker; keeps warm copies of others."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        segments: Sequence[SegmentDocument],
+        connection: Connection,
+        transactional_id: str,
+        metrics: Metrics,
+    ) -> None:
+        self._settings = settings
+        self._segments = segments
+        self._connection = connection
+        self._transactional_id = transactional_id
+        self._metrics = metrics
+        self._topic = changelog_topic(settings)
+        self._cache = block_cache(settings.cache_mib << 20)
+        self.definitions: Definitions = compile_definitions(segments)
+        self.fingerprint = membership_fingerprint(segments)
+        self._standbys: dict[int, asyncio.Task[None]] = {}
+
+    async def open(self, number: int, epoch: int, held: Partition | None) -> Partition:
+        """The partition, its state restored to the end of the changelog. `held` is the same one, opened before.
+
+        Raises StreamsError and StateError; the store is closed then.
+        """
+        await self._stop_standby(number)
+        self._metrics.restarts.labels("again" if held is not None else "assigned").inc()
+        store = held.store if held is not None else self._open_local(number)
+        try:
+            store = await self._restored(number, store)
+            self._require_definitions(number, store)
+            remember_segments(store, self._segments)
+        except BaseException:
+            store.close()
+            raise
+        if held is not None and held.store is store:
+            held.reset(epoch)
+            return held
+        return Partition(number, epoch, store, self.folder(number), self.definitions, self._settings)
+
+    def folder(self, number: int) -> Path:
+        return self._settings.data_dir / f"partition-{number}"
+
+    def follow(self, numbers: frozenset[int]) -> None:
+        """Keep warm copies of these partitions, and of no others."""
+        for number in set(self._standbys) - numbers:
+            self._standbys.pop(number).cancel()
+        for number in numbers - set(self._standbys):
+            self._standbys[number] = asyncio.create_task(self._keep_warm(number))
+
+    async def close(self) -> None:
+        """Stop following."""
+        for number in list(self._standbys):
+            await self._stop_standby(number)
+
+    async def _stop_standby(self, number: int) -> None:
+        task = self._standbys.pop(number, None)
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _keep_warm(self, number: int) -> None:
+        """Follow the changelog until cancelled."""
+        store = self._open_local(number)
+        try:
+            while True:
+                store = await self._restored(number, store, ends_transactions=False)
+                await asyncio.sleep(1)
+        finally:
+            store.close()
+
+    def _open_local(self, number: int) -> RocksdbStore:
+        folder = self.folder(number)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            store = RocksdbStore.open(folder, cache=self._cache)
+        except UnreadableStateError as error:
+            log.warning("state_moved_aside", partition=number, folder=str(move_aside(folder)), error=str(error))
+            return RocksdbStore.open(folder, cache=self._cache)
+        position = read_position(store)
+        if position is not None and position.topic == self._topic and _age_ms(position.written_ms) < OLDEST_STATE_MS:
+            return store
+        if position is not None:
+            log.info("state_dropped", partition=number, reason="too old, or of another application")
+        store.clear()
+        return store
+
+    async def _restored(self, number: int, store: RocksdbStore, *, ends_transactions: bool = True) -> RocksdbStore:
+        try:
+            await self._restore(number, store, ends_transactions)
+        except ChangelogGone as error:
+            store.close()
+            log.warning(
+                "state_moved_aside", partition=number, folder=str(move_aside(self.folder(number))), error=str(error)
+            )
+            store = RocksdbStore.open(self.folder(number), cache=self._cache)
+            await self._restore(number, store, ends_transactions)
+        return store
+
+    async def _restore(self, number: int, store: RocksdbStore, ends_transactions: bool) -> None:
+        position = read_position(store)
+        if position is None:
+            store.clear()  # what a restore that was interrupted has left
+        restorer = Restorer(store, self._topic)
+        remaining = self._metrics.restore_remaining.labels(str(number))
+
+        async def on_batch(batch: ChangelogBatch) -> None:
+            restorer.apply(batch.records, batch.position, _now_ms())
+            remaining.set(batch.total - batch.done)
+
+        async def on_stalled() -> None:
+            if ends_transactions:
+                await self._end_open_transactions(number, store)
+
+        restored = await restore(
+            self._topic,
+            number,
+            None if position is None else position.offset,
+            on_batch,
+            on_stalled,
+            connection=self._connection,
+            options=RestoreOptions(),
+        )
+        restorer.finish(restored.position, _now_ms())
+        remaining.set(0)
+        if ends_transactions:
+            log.info("partition_restored", partition=number, records=restored.records, seconds=round(restored.elapsed_s, 2))
+
+    async def _end_open_transactions(self, number: int, store: RocksdbStore) -> None:
+        """The end of the changelog is not committed: its writer is dead, or soon fenced and starts over."""
+        position = read_position(store)
+        records = await read_uncommitted(
+            self._topic, number, None if position is None else position.offset, connection=self._connection
+        )
+        for writer in writers(records) - {self._transactional_id}:
+            log.info("ending_transaction", partition=number, writer=writer)
+            await end_transaction_of(writer, self._connection)
+
+    def _require_definitions(self, number: int, store: RocksdbStore) -> None:
+        checkpoint = read_checkpoint(store)
+        if checkpoint is not None and checkpoint.definitions != self.fingerprint:
+            raise StateError(
+                f"the state of partition {number} (application {self._settings.app_id!r}) was made with other segment "
+                "documents: what it has not counted it cannot know. Start with the documents it was made with, or "
+                f"rebuild from the input topics: `rollcall worker --app-id {self._settings.app_id}-2 …`"
+            )
+
+
+def _age_ms(instant_ms: int) -> int:
+    return _now_ms() - instant_ms
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,41 @@
+"""What a decided batch writes to Kafka: changes, memberships, dead letters, state changelog."""
+
+from __future__ import annotations
+
+from conditions.changes import Change
+from connectors.changes import encode_change
+from connectors.dead_letters import dead_letter_record
+from state.changelog import Checkpoint, changelog_records
+from state.engine import BatchResult
+from streams.kafka.transactions import Outgoing, Record
+from streams.settings import Settings
+
+
+def changelog_topic(settings: Settings) -> str:
+    """The compacted topic with the state of this application."""
+    return f"{settings.app_id}-state-changelog"
+
+
+def outgoing(result: BatchResult, number: int, checkpoint: Checkpoint, settings: Settings) -> list[Outgoing]:
+    """The batch's records, by topic; all go to the partition's own number."""
+    encoded = [(change, encode_change(change)) for change in result.changes]
+    changes: list[Record] = [(change.customer_id.encode(), value, (), None) for change, value in encoded]
+    memberships: list[Record] = []
+    if settings.memberships_topic:
+        memberships = [_membership(change, value) for change, value in encoded]
+    letters: list[Record] = [
+        (letter.key, letter.value, letter.headers, None)
+        for letter in (dead_letter_record(rejected, settings.message_max_bytes) for rejected in result.rejected)
+    ]
+    changelog: list[Record] = [(key, value, (), None) for key, value in changelog_records(result.writes, checkpoint)]
+    return [
+        Outgoing(settings.changes_topic, number, changes),
+        Outgoing(settings.memberships_topic, number, memberships),
+        Outgoing(settings.dead_letters_topic, number, letters),
+        Outgoing(changelog_topic(settings), number, changelog),
+    ]
+
+
+def _membership(change: Change, value: bytes) -> Record:
+    key = f"{change.customer_id}|{change.segment_id}".encode()
+    return key, value if change.type == "entered" else None, (), None

@@ -1,0 +1,150 @@
+"""One partition on one worker: its topics' records merged into one order, its clock, and its engine."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from heapq import heapify, heappop, heapreplace
+from pathlib import Path
+from typing import Any
+
+from faust.types import TP
+
+from conditions.definitions import Definitions
+from conditions.events import Event, Rejected
+from connectors.json_events import RecordDecoder, record_decoder
+from state.engine import BatchResult, PartitionEngine
+from state.store import Store
+from streams.polling import LogEnd
+from streams.settings import Settings
+
+MOST_DEADLINES = 1_000  # of a wave, between two batches of live events
+BUFFERED_BATCHES = 3  # of each topic, after which it is not fetched for a while
+
+Buffered = tuple[int, Event | Rejected]  # the record's timestamp, by which topics are merged
+
+
+class Buffer:
+    """Records of one topic that were fetched and not yet applied."""
+
+    def __init__(self, topic: str, number: int) -> None:
+        self.place = TP(topic, number)
+        self.decode: RecordDecoder = record_decoder(topic, number)
+        self.records: deque[Buffered] = deque()
+        self.received = 0
+
+    def add(self, records: Iterable[Any], applied: int, now_ms: int | None) -> None:
+        """Decode what was not applied yet. With a `now_ms`, a record from the future counts as of now."""
+        for record in records:
+            self.received += 1
+            if record.offset <= applied:
+                continue
+            timestamp_ms = record.timestamp
+            if now_ms is not None and timestamp_ms is not None and timestamp_ms > now_ms:
+                timestamp_ms = now_ms
+            self.records.append((timestamp_ms or 0, self.decode(record.value, record.key, timestamp_ms, record.offset)))
+
+
+class Partition:
+    """A partition that is open: restored, positioned, and decided batch by batch."""
+
+    def __init__(
+        self, number: int, epoch: int, store: Store, folder: Path, definitions: Definitions, settings: Settings
+    ) -> None:
+        self.number = number
+        self.epoch = epoch
+        self.store = store
+        self.folder = folder
+        self.engine = PartitionEngine(
+            store,
+            definitions,
+            strict_order=settings.clock == "event",
+            cached_customers=settings.cache_customers,
+            most_deadlines=MOST_DEADLINES,
+        )
+        self.buffers = {topic: Buffer(topic, number) for topic in settings.topics}
+        self._batch_records = settings.batch_records
+        self._wall_clock = settings.clock == "wall"
+        self._grace_ms = settings.idle_grace_ms
+
+    def reset(self, epoch: int) -> None:
+        """Forget what was fetched and decided, and count fetches anew."""
+        self.epoch = epoch
+        self.engine.discard()
+        for topic in self.buffers:
+            self.buffers[topic] = Buffer(topic, self.number)
+
+    def receive(self, topic: str, records: Iterable[Any], now_ms: int) -> None:
+        """Take fetched records of one topic, in their order."""
+        applied = self.engine.marker.applied.get(topic, -1)
+        self.buffers[topic].add(records, applied, now_ms if self._wall_clock else None)
+
+    def positions(self) -> dict[TP, int | None]:
+        """The next offset to read of each topic; None: the log's start."""
+        applied = self.engine.marker.applied
+        return {
+            buffer.place: applied[topic] + 1 if topic in applied else None for topic, buffer in self.buffers.items()
+        }
+
+    def full(self) -> set[TP]:
+        """The topics that have enough buffered for now."""
+        most = self._batch_records * BUFFERED_BATCHES
+        return {buffer.place for buffer in self.buffers.values() if len(buffer.records) >= most}
+
+    def decide(self, ends: dict[TP, LogEnd], now_ms: int) -> BatchResult | None:
+        """Decide the next batch of records and due deadlines; None where there is nothing to do."""
+        at_end = {topic: self._reached(buffer, ends) for topic, buffer in self.buffers.items()}
+        records = self._merged(at_end)
+        clock_ms = self._clock_target(at_end, ends)
+        if not records and not self.engine.tick(max(clock_ms, self.engine.marker.clock_ms)):
+            return None
+        result = self.engine.run(records, now_ms, clock_ms)
+        self._give_back(records[result.consumed :])
+        return result
+
+    def _reached(self, buffer: Buffer, ends: dict[TP, LogEnd]) -> bool:
+        """Whether the buffer holds all that its log had when the newest response was asked for."""
+        end = ends.get(buffer.place)
+        return end is not None and end.epoch == self.epoch and end.reached and end.delivered == buffer.received
+
+    def _clock_target(self, at_end: dict[str, bool], ends: dict[TP, LogEnd]) -> int:
+        """How far wall time moves the clock: while anything waits in a log or a buffer, not at all."""
+        if not self._wall_clock or not all(at_end.values()):
+            return 0
+        if any(buffer.records for buffer in self.buffers.values()):
+            return 0
+        return min(ends[buffer.place].asked_ms for buffer in self.buffers.values()) - self._grace_ms
+
+    def _merged(self, at_end: dict[str, bool]) -> list[Event | Rejected]:
+        """Buffered records by timestamp, as far as no other topic can still bring an earlier one."""
+        waiting = [topic for topic, buffer in self.buffers.items() if not buffer.records and not at_end[topic]]
+        filled = [(buffer.records[0][0], order) for order, buffer in enumerate(self.buffers.values()) if buffer.records]
+        if waiting or not filled:
+            return []
+        buffers = list(self.buffers.values())
+        if len(filled) == 1:
+            only = buffers[filled[0][1]].records
+            return [only.popleft()[1] for _ in range(min(len(only), self._batch_records))]
+        return self._merge(filled, buffers, at_end)
+
+    def _merge(
+        self, heads: list[tuple[int, int]], buffers: list[Buffer], at_end: dict[str, bool]
+    ) -> list[Event | Rejected]:
+        merged: list[Event | Rejected] = []
+        heapify(heads)
+        while heads and len(merged) < self._batch_records:
+            buffer = buffers[heads[0][1]]
+            merged.append(buffer.records.popleft()[1])
+            if buffer.records:
+                heapreplace(heads, (buffer.records[0][0], heads[0][1]))
+            elif at_end[buffer.place.topic]:
+                heappop(heads)
+            else:
+                break
+        return merged
+
+    def _give_back(self, records: list[Event | Rejected]) -> None:
+        """Put records that did not fit the batch back where they came from."""
+        for record in reversed(records):
+            timestamp_ms = record.record_time_ms if isinstance(record, Event) else 0
+            self.buffers[record.topic or ""].records.appendleft((timestamp_ms, record))

@@ -1,0 +1,253 @@
+"""Faust's consumer, made to hand over whole polls.
+
+An agent's event is a `Poll`: all records that one fetch returned, for all partitions. It is stamped in the consumer's
+thread, in the same turn of its loop in which the records are taken and in which positions are set, so a record fetched
+before a partition was opened again can never pass for one fetched after.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import msgspec
+from aiokafka import AIOKafkaConsumer
+from aiokafka.consumer.fetcher import Fetcher
+from faust.serializers.schemas import Schema
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
+
+from streams.assignor import CopartitionedAssignor
+from streams.kafka.security import Connection
+
+IDLE_POLL_S = 0.05
+FETCH_WAIT_MS = 200
+
+
+class Membership(msgspec.Struct, frozen=True):
+    """What one rebalance gave this worker, and under which generation and member id."""
+
+    generation: int
+    member_id: str
+    partitions: frozenset[int]
+    standbys: frozenset[int]
+
+
+class LogEnd(msgspec.Struct, frozen=True, gc=False):
+    """What the newest fetch response said of one topic partition, once `delivered` records had been handed over."""
+
+    epoch: int
+    delivered: int  # records handed over in this epoch
+    reached: bool  # whether they are all that the log has
+    asked_ms: int  # wall time at which the request of that response was sent
+
+
+class Records(dict[TP, list[Any]]):
+    """One fetch's records, with the epoch of each partition at the moment they were taken."""
+
+    epochs: dict[int, int]
+
+
+class Poll:
+    """All records of one fetch, in the shape of the last record of one of them, which is what Faust passes on."""
+
+    def __init__(self, records: Records) -> None:
+        first = next(iter(records))
+        last = records[first][-1]
+        self.topic, self.partition = first.topic, first.partition
+        self.offset = last.offset
+        self.timestamp, self.timestamp_type = last.timestamp, last.timestamp_type
+        self.headers: tuple[Any, ...] = ()
+        self.key = None
+        self.value = records
+        self.checksum = None
+        self.serialized_key_size = self.serialized_value_size = 0
+
+
+class PollScheduler:
+    """Faust's ConsumerScheduler: yields one object for a whole poll."""
+
+    def iterate(self, records: Mapping[TP, list[Any]]) -> Iterator[tuple[TP, Poll]]:
+        if records:
+            poll = Poll(records)  # type: ignore[arg-type]  # PollingThread fetches nothing else
+            yield TP(poll.topic, poll.partition), poll
+
+
+class PollSchema(Schema[Any, Any]):
+    """Passes the records on as they are."""
+
+    def loads_key(self, app: Any, message: Any, **_: Any) -> None:  # noqa: D102 - see the class
+        return None
+
+    def loads_value(self, app: Any, message: Any, **_: Any) -> Any:  # noqa: D102 - see the class
+        return message.value
+
+
+class AskingFetcher(Fetcher):  # type: ignore[misc]  # aiokafka ships no types
+    """Notes when the request was sent whose response last told a partition's high watermark.
+
+    The response's own time would not do: after the process was stopped it may have waited long in the socket, and the
+    log have grown since.
+    """
+
+    asked_ms: dict[Any, int]
+
+    async def _proc_fetch_request(self, assignment: Any, node_id: int, request: Any) -> Any:
+        sent_ms = _now_ms()
+        marks = {}
+        for place in assignment.tps:
+            state = assignment.state_value(place)
+            # aiokafka writes the time of a response that had no error here: an emptied field shows which ones came.
+            marks[place], state.timestamp = state.timestamp, None
+        answer = await super()._proc_fetch_request(assignment, node_id, request)
+        for place, mark in marks.items():
+            state = assignment.state_value(place)
+            if state.timestamp is None:
+                state.timestamp = mark
+            else:
+                self.asked_ms[place] = sent_ms
+        return answer
+
+
+class RebalanceListener(driver.ConsumerRebalanceListener):
+    """Takes note of the membership while the group's answer is fresh, before Faust's long chain of callbacks."""
+
+    async def on_partitions_assigned(self, assigned: Iterable[Any]) -> None:  # noqa: D102 - aiokafka's callback
+        places = list(assigned)
+        self._thread.note_membership(places)  # type: ignore[attr-defined]  # the thread is a PollingThread
+        await super().on_partitions_assigned(places)
+
+
+class PollingThread(driver.AIOKafkaConsumerThread):
+    """The thread with aiokafka's consumer. Only partitions that were positioned are fetched."""
+
+    connection: Connection
+    assignor: CopartitionedAssignor
+    max_poll_records: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.membership: Membership | None = None
+        self.ends: dict[TP, LogEnd] = {}
+        self.paused: frozenset[TP] = frozenset()
+        self._epochs: dict[int, int] = {}
+        self._delivered: dict[TP, int] = defaultdict(int)
+
+    async def on_start(self) -> None:  # noqa: D102 - mode's callback
+        await super().on_start()
+        fetcher = self._ensure_consumer()._fetcher
+        fetcher.asked_ms = {}
+        fetcher.__class__ = AskingFetcher
+
+    def _create_worker_consumer(self, transport: Any) -> AIOKafkaConsumer:  # noqa: ARG002 - Faust's signature
+        conf = self.app.conf
+        return AIOKafkaConsumer(
+            **self.connection.arguments(),
+            client_id=conf.id,
+            group_id=conf.id,
+            partition_assignment_strategy=[self.assignor],
+            isolation_level="read_committed",
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            max_poll_records=self.max_poll_records,
+            max_poll_interval_ms=3_600_000,
+            max_partition_fetch_bytes=4 * 1024 * 1024,
+            fetch_max_wait_ms=FETCH_WAIT_MS,
+            retry_backoff_ms=50,
+            session_timeout_ms=int(conf.broker_session_timeout * 1000),
+            rebalance_timeout_ms=int(conf.broker_rebalance_timeout * 1000),
+            heartbeat_interval_ms=int(conf.broker_heartbeat_interval * 1000),
+            request_timeout_ms=int(conf.broker_request_timeout * 1000),
+            metadata_max_age_ms=60_000,
+        )
+
+    def note_membership(self, assigned: Iterable[Any]) -> None:
+        """Called in this thread when the group has answered, before anything is fetched under the answer."""
+        coordinator = self._ensure_consumer()._coordinator
+        self.membership = Membership(
+            coordinator.generation,
+            coordinator.member_id,
+            frozenset(place.partition for place in assigned),
+            frozenset(self.assignor.standbys),
+        )
+
+    async def position(self, tp: TP) -> int | None:
+        """The next offset that would be fetched; None before there is one."""
+        return await super().position(tp)
+
+    async def open_partition(self, number: int, epoch: int, offsets: dict[TP, int | None]) -> None:
+        """Fetch the partition's topics from these offsets (None: the log's start) under a new epoch."""
+        await self.call_thread(self._open_partition, number, epoch, offsets)
+
+    async def _open_partition(self, number: int, epoch: int, offsets: dict[TP, int | None]) -> None:
+        consumer = self._ensure_consumer()
+        starts = [tp for tp, offset in offsets.items() if offset is None]
+        found = await consumer.beginning_offsets(starts) if starts else {}
+        # From here on without an await: positions and epoch change in one turn.
+        for tp, offset in offsets.items():
+            if tp not in consumer.assignment():
+                return
+            consumer.seek(driver.ensure_aiokafka_TP(tp), found[tp] if offset is None else offset)
+            self._delivered[tp] = 0
+            self.ends.pop(tp, None)
+            consumer._fetcher.asked_ms.pop(tp, None)
+        self._epochs[number] = epoch
+
+    def close_partitions(self) -> None:
+        """Fetch nothing more until partitions are opened again. May be called from any thread."""
+        self._epochs = {}
+
+    async def _fetch_records(
+        self, consumer: Any, active_partitions: Any, timeout: float | None = None, max_records: int | None = None
+    ) -> Any:
+        open_places = [tp for tp in active_partitions or () if tp.partition in self._epochs and tp not in self.paused]
+        if not self.consumer.flow_active or not open_places:
+            await asyncio.sleep(IDLE_POLL_S)
+            self._note_ends(consumer)
+            return {}
+        taken = await super()._fetch_records(consumer, open_places, IDLE_POLL_S, max_records)
+        records = Records(
+            {TP(*place): found for place, found in taken.items() if found and place.partition in self._epochs}
+        )
+        records.epochs = dict(self._epochs)
+        for tp, found in records.items():
+            self._delivered[tp] += len(found)
+        self._note_ends(consumer)
+        return records
+
+    def _note_ends(self, consumer: Any) -> None:
+        subscription = consumer._subscription.subscription
+        assignment = subscription.assignment if subscription is not None else None
+        if assignment is None:
+            return
+        for place in assignment.tps:
+            epoch = self._epochs.get(place.partition)
+            state = assignment.state_value(place)
+            asked_ms = consumer._fetcher.asked_ms.get(place)
+            if epoch is None or state is None or asked_ms is None or not state.has_valid_position:
+                continue
+            reached = state.highwater is not None and state.position >= state.highwater
+            tp = TP(*place)
+            self.ends[tp] = LogEnd(epoch, self._delivered[tp], reached, asked_ms)
+
+
+class PollingConsumer(driver.Consumer):
+    """Faust's consumer over a PollingThread."""
+
+    RebalanceListener = RebalanceListener
+
+    def _new_consumer_thread(self) -> PollingThread:
+        return PollingThread(self, loop=self.loop, beacon=self.beacon)
+
+
+class PollingTransport(driver.Transport):
+    """Faust's transport with a PollingConsumer."""
+
+    Consumer = PollingConsumer
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,196 @@
+"""`rollcall replay`: a file of events in, membership changes out, through the engine that the worker runs.
+
+The whole file is one partition with the event clock. With a state folder a run can be stopped anywhere and started again
+with the same command: each batch writes its output first and then, in one write to the store, the customers' state,
+how far the input was read and how long the output files are.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+from conditions.definitions import compile_definitions
+from conditions.documents import SegmentDocument
+from conditions.events import Event, Rejected
+from connectors.changes import change_lines
+from connectors.dead_letters import dead_letter_line
+from connectors.json_events import line_decoder
+from connectors.lines import LineBatch, open_lines, read_batches, skip_to
+from state.definitions_record import require_segments
+from state.engine import BatchResult, PartitionEngine
+from state.store import Store
+
+POSITION_KEY = b"replay"
+CHUNK_BYTES = 4 << 20  # of input a batch: larger batches write a busy customer less often
+
+
+class Position(msgspec.Struct):
+    """Where a replay stands; it is part of every batch's write."""
+
+    input_bytes: int = 0  # of the uncompressed input, up to the last batch of lines that is wholly applied
+    input_lines: int = 0
+    output_bytes: int = 0
+    dead_letter_bytes: int = 0
+
+
+class Totals(msgspec.Struct):
+    """What a run has done so far."""
+
+    events: int = 0
+    rejected: int = 0
+    changes: int = 0
+    customers: int = 0
+    input_bytes: int = 0
+    seconds: float = 0.0
+
+
+class ReplayError(Exception):
+    """The replay cannot start or go on; the message says what mends it."""
+
+
+class Output:
+    """Bytes to a file that may be continued, or to a stream that may not."""
+
+    def __init__(self, path: str | None, stream: BinaryIO, committed_bytes: int) -> None:
+        self._file: BinaryIO = stream
+        self.length_bytes = committed_bytes
+        if path is None:
+            return
+        self._file = _continue_file(Path(path), committed_bytes)
+
+    def write(self, data: bytes) -> None:
+        """Append, and hand over to the operating system: what was written survives this process."""
+        if data:
+            self._file.write(data)
+            self._file.flush()
+            self.length_bytes += len(data)
+
+    def close(self) -> None:
+        if self._file not in (sys.stdout.buffer, sys.stderr.buffer):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+
+
+def _continue_file(path: Path, committed_bytes: int) -> BinaryIO:
+    """Open for appending after the committed bytes; what a stopped run wrote beyond them is cut off."""
+    if committed_bytes == 0:
+        return path.open("wb")
+    length = path.stat().st_size if path.exists() else 0
+    if length < committed_bytes:
+        raise ReplayError(
+            f"{path} holds {length} bytes, but the state has written {committed_bytes}: it was changed or removed. "
+            "Put it back, or start anew with an empty --state folder"
+        )
+    file = path.open("r+b")
+    file.truncate(committed_bytes)
+    file.seek(committed_bytes)
+    return file
+
+
+class Replay:
+    """One run over one input. `run` may be called once."""
+
+    def __init__(
+        self,
+        segments: list[SegmentDocument],
+        store: Store,
+        *,
+        output: str | None = None,
+        dead_letters: str | None = None,
+        progress: Callable[[Totals], None] = lambda totals: None,
+    ) -> None:
+        require_segments(
+            store, segments, "Use the documents of the first run, or rebuild: the same command with an empty --state folder"
+        )
+        self._store = store
+        self._engine = PartitionEngine(store, compile_definitions(segments))
+        found = store.get_meta(POSITION_KEY)
+        self._position = Position() if found is None else msgspec.msgpack.decode(found, type=Position)
+        self._output = Output(output, sys.stdout.buffer, self._position.output_bytes)
+        self._dead_letters = Output(dead_letters, sys.stderr.buffer, self._position.dead_letter_bytes)
+        self._progress = progress
+        self._totals = Totals()
+
+    def run(self, events: str, until_ms: int | None = None) -> Totals:
+        """Apply the rest of the file (`-` is standard input), then move the clock to `until_ms`.
+
+        Raises OSError, StateError and ReplayError; what was committed before stays.
+        """
+        started = time.monotonic()
+        decode = line_decoder()
+        with open_lines(events) as stream:
+            for batch in self._batches(stream, events):
+                applied = self._engine.marker.applied.get("", -1)
+                numbered = zip(batch.lines, batch.numbers, strict=True)
+                self._apply([decode(line, number - 1) for line, number in numbered if number - 1 > applied], batch)
+                self._totals.seconds = time.monotonic() - started
+                self._progress(self._totals)
+        while until_ms is not None and self._engine.is_behind(until_ms):
+            self._commit(self._engine.run((), _now_ms(), until_ms))
+        self._totals.seconds = time.monotonic() - started
+        self._totals.customers = self._engine.marker.customers
+        return self._totals
+
+    def close(self) -> None:
+        """Close the output files; the store is the caller's."""
+        self._output.close()
+        self._dead_letters.close()
+
+    def _batches(self, stream: BinaryIO, name: str) -> Iterator[LineBatch]:
+        start = self._position
+        try:
+            skip_to(stream, start.input_bytes)
+        except ValueError as error:
+            raise ReplayError(
+                f"{name} ends before line {start.input_lines}, up to which the state has applied it: is it another file? "
+                "Use the file of the first run, or an empty --state folder"
+            ) from error
+        return read_batches(
+            stream, position=start.input_bytes, line_count=start.input_lines, chunk_bytes=CHUNK_BYTES
+        )
+
+    def _apply(self, records: list[Event | Rejected], batch: LineBatch) -> None:
+        while True:
+            result = self._engine.run(records, _now_ms())
+            records = records[result.consumed :]
+            if not records:
+                self._position.input_bytes, self._position.input_lines = batch.position, batch.line_count
+            self._commit(result)
+            if not records:
+                return
+
+    def _commit(self, result: BatchResult) -> None:
+        """Output first, then the store: after a crash between the two the output is cut back and written again."""
+        self._output.write(change_lines(result.changes))
+        self._dead_letters.write(b"".join(map(dead_letter_line, result.rejected)))
+        position = self._position
+        position.output_bytes = self._output.length_bytes
+        position.dead_letter_bytes = self._dead_letters.length_bytes
+        result.writes.meta.append((POSITION_KEY, msgspec.msgpack.encode(position)))
+        self._engine.commit()
+        totals = self._totals
+        totals.events += result.consumed - len(result.rejected)
+        totals.rejected += len(result.rejected)
+        totals.changes += len(result.changes)
+        totals.customers = result.marker.customers
+        totals.input_bytes = position.input_bytes
+
+
+def tune_garbage_collector() -> None:
+    """Make collections rare: what batches build is freed by reference counts, and the cache is large and long-lived."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(200_000, 50, 1000)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

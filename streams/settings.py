@@ -1,0 +1,163 @@
+"""Every setting of the worker: flags over environment over `rollcall.toml` over defaults.
+
+A field here is a key of the file (`bootstrap_servers`), a variable (`ROLLCALL_BOOTSTRAP_SERVERS`) and a flag of
+`rollcall worker` (`--bootstrap-servers`). To add a setting, add a field.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from conditions.kinds import duration_ms
+
+SETTINGS_FILE = "rollcall.toml"
+PREFIX = "ROLLCALL_"
+
+Topics = Annotated[tuple[str, ...], NoDecode]
+Duration = Annotated[str, Field(pattern=r"^[0-9]{1,9}(ms|[smhdw])$")]
+
+
+class SettingsError(ValueError):
+    """Wrong settings: one line for each, with where it was set and what was expected."""
+
+
+class Settings(BaseSettings):
+    """What a worker is told."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, toml_file=SETTINGS_FILE, extra="forbid", frozen=True, env_ignore_empty=False
+    )
+
+    bootstrap_servers: str = Field("localhost:9092", description="Kafka brokers to start from, separated by commas")
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="how to talk to Kafka"
+    )
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = Field(
+        None, description="how to log in, with a SASL protocol"
+    )
+    sasl_username: str | None = Field(None, description="name to log in with")
+    sasl_password: SecretStr | None = Field(None, description="password to log in with")
+    ssl_cafile: Path | None = Field(None, description="certificates to trust (PEM); default: those of the system")
+    ssl_certfile: Path | None = Field(None, description="own certificate (PEM)")
+    ssl_keyfile: Path | None = Field(None, description="key of the own certificate (PEM)")
+    app_id: str = Field(
+        "rollcall",
+        pattern=r"^[A-Za-z0-9._-]{1,100}$",
+        description="consumer group, and prefix of transactional ids and internal topics",
+    )
+    topics: Topics = Field(
+        ("tracking", "messaging", "purchases", "beacons", "customers"),
+        min_length=1,
+        description="input topics, keyed by customer id, all with the same number of partitions",
+    )
+    changes_topic: str = Field("segment-changes", min_length=1, description="where membership changes go")
+    memberships_topic: str = Field(
+        "segment-memberships", description="compacted topic of who is in now; empty: none is kept"
+    )
+    dead_letters_topic: str = Field("rollcall-dead-letters", min_length=1, description="where invalid records go")
+    definitions_topic: str = Field("segment-definitions", min_length=1, description="where segment documents live")
+    segments: Path | None = Field(None, description="a file of segment documents to start from")
+    data_dir: Path = Field(Path("data"), description="local state; one folder a worker")
+    clock: Literal["wall", "event"] = Field(
+        "wall", description="whether wall time moves the clock too, or only events do"
+    )
+    idle_grace: Duration = Field("2s", description="how long a record on its way can still arrive")
+    standby_replicas: int = Field(0, ge=0, le=5, description="workers that keep a warm copy of each partition")
+    session_timeout: Duration = Field("10s", description="after how long the group gives up a silent worker")
+    transaction_timeout: Duration = Field("30s", description="after how long the broker ends an open transaction")
+    message_max_bytes: int = Field(
+        1_000_000, ge=10_000, description="largest batch of records to send; no more than the topics' max.message.bytes"
+    )
+    batch_records: int = Field(4000, ge=1, le=100_000, description="records of one partition a batch, at most")
+    cache_customers: int = Field(50_000, ge=100, description="decoded customers a partition keeps in memory")
+    cache_mib: int = Field(64, ge=8, description="MiB of RocksDB block cache, shared by all partitions")
+    web_host: str = Field("127.0.0.1", description="address of /metrics, /livez and /readyz")
+    web_port: int = Field(6066, ge=0, le=65535, description="port of the same; 0: any free one")
+    log_format: Literal["console", "json"] | None = Field(
+        None, description="default: console on a terminal, else json"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what is logged")
+
+    @field_validator("topics", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if len(set(self.topics)) != len(self.topics):
+            raise ValueError("topics: each topic once")
+        outputs = {self.changes_topic, self.memberships_topic, self.dead_letters_topic, self.definitions_topic}
+        both = outputs.intersection(self.topics)
+        if both:
+            raise ValueError(f"topics: {', '.join(sorted(both))} cannot be read and written")
+        if self.security_protocol.startswith("SASL") and None in (self.sasl_mechanism, self.sasl_username):
+            raise ValueError("security_protocol: SASL needs sasl_mechanism, sasl_username and sasl_password")
+        return self
+
+    @property
+    def idle_grace_ms(self) -> int:
+        return milliseconds(self.idle_grace)
+
+    @property
+    def session_timeout_ms(self) -> int:
+        return milliseconds(self.session_timeout)
+
+    @property
+    def transaction_timeout_ms(self) -> int:
+        return milliseconds(self.transaction_timeout)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def milliseconds(text: str) -> int:
+    return int(text[:-2]) if text.endswith("ms") else duration_ms(text)
+
+
+def load_settings(flags: dict[str, Any] | None = None) -> Settings:
+    """The settings in force. `flags` are those given, by setting. Raises SettingsError."""
+    given = {name: value for name, value in (flags or {}).items() if value is not None}
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        raise SettingsError("\n".join(_line(each) for each in error.errors())) from None
+    except ValueError as error:  # tomllib's, of a file that is no TOML
+        raise SettingsError(f"{SETTINGS_FILE}: {error}") from error
+
+
+def _line(error: Any) -> str:
+    name = ".".join(str(part) for part in error["loc"])
+    where = f"{name} (flag --{name.replace('_', '-')}, variable {PREFIX}{name.upper()}, key in {SETTINGS_FILE}): "
+    return (where if name else "") + error["msg"].removeprefix("Value error, ")
+
+
+def shown_settings(settings: Settings) -> dict[str, str]:
+    """Each setting as text; secrets are masked."""
+    shown = {}
+    for name, value in settings:
+        if isinstance(value, SecretStr):
+            shown[name] = "******"
+        elif isinstance(value, tuple):
+            shown[name] = ",".join(value)
+        else:
+            shown[name] = "" if value is None else str(value)
+    return shown

@@ -1,0 +1,331 @@
+"""The worker: opens partitions, decides batches, commits each with all it causes, and starts over after any trouble.
+
+One loop does it all, so nothing here needs a lock but the one that a rebalance waits for. The numbered steps of a
+commit are in `_commit`; `_open` is the only way into processing a partition.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+import msgspec
+import structlog
+from faust.types import TP
+
+from conditions.definitions import Definitions
+from state.changelog import Checkpoint, Position, add_checkpoint, add_position
+from state.engine import BatchResult
+from state.store import StateError
+from streams.kafka.errors import CommitFailed, CommitUnknown, Fenced, RestoreStuck, StreamsError, Unreachable
+from streams.kafka.transactions import FencedProducer, Outgoing
+from streams.metrics import Metrics
+from streams.opening import Opener
+from streams.outgoing import changelog_topic, outgoing
+from streams.partition import Partition
+from streams.polling import Membership, PollingThread, Records
+from streams.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+TICK_S = 0.02
+INBOX_POLLS = 4
+LONGEST_PAUSE_S = 5.0
+COMPLAIN_EVERY_S = 60.0
+TRANSIENT = (CommitFailed, CommitUnknown, Fenced, RestoreStuck, Unreachable)
+
+
+class Decided(msgspec.Struct):
+    """One partition's batch on its way into a transaction."""
+
+    partition: Partition
+    result: BatchResult
+
+
+class Worker:
+    """Processes the partitions that the group gives it. `run` returns after `stop`; it raises what cannot be mended.
+
+    `on_step` is called at "computed", at each step of the transaction, at "before_write" and "written" of the local
+    write: where a test may want the process to die.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        definitions: Definitions,
+        producer: FencedProducer,
+        opener: Opener,
+        metrics: Metrics,
+        on_step: Callable[[str], None] = lambda step: None,
+    ) -> None:
+        self._settings = settings
+        self._definitions = definitions
+        self._producer = producer
+        self._opener = opener
+        self._metrics = metrics
+        self._on_step = on_step
+        self.thread: PollingThread | None = None
+        self._inbox: asyncio.Queue[Records] = asyncio.Queue(INBOX_POLLS)
+        self._partitions: dict[int, Partition] = {}
+        self._membership: Membership | None = None
+        self._openings: dict[int, asyncio.Task[Partition]] = {}
+        self._in_flight: asyncio.Task[None] | None = None
+        self._epoch = 0
+        self._stepping = asyncio.Lock()
+        self._stopping = asyncio.Event()
+        self._trouble = Trouble()
+        self._failure: Exception | None = None
+        self.progress_at = time.monotonic()
+
+    # -- what Faust calls ---------------------------------------------------------------------------------------------
+
+    async def receive(self, records: Records) -> None:
+        """One poll, from the agent. Waits while there is enough to do."""
+        await self._inbox.put(records)
+
+    async def revoked(self) -> None:
+        """Give up everything, once what is being committed is settled. Called before the group reassigns."""
+        self._fetcher.close_partitions()
+        async with self._stepping:
+            try:
+                await self._settle()
+            except TRANSIENT as error:
+                log.info("commit_lost_to_rebalance", error=str(error))
+            except (StreamsError, StateError) as error:
+                self._failure = error  # Faust swallows what a callback raises
+            self._membership = None
+            self._drop_fetched()
+            await self._cancel_openings()
+        self._metrics.ready.set(0)
+
+    async def assigned(self) -> None:
+        """Open what the group gave, in the background."""
+        async with self._stepping:
+            self._membership = self._fetcher.membership
+            if self._membership is None:
+                return
+            log.info("partitions_assigned", partitions=sorted(self._membership.partitions))
+            for number in set(self._partitions) - self._membership.partitions:
+                self._partitions.pop(number).store.close()
+            self._opener.follow(self._membership.standbys)
+            self._start_openings()
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Connect to Kafka, however long that takes, and end what this worker left open when it last died."""
+        await self._reopen_producer()
+
+    async def run(self) -> None:
+        """Process until `stop`. Raises StreamsError or StateError where trying again would not help."""
+        try:
+            while not self._stopping.is_set():
+                await self._turn()
+        finally:
+            await self._close()
+
+    def stop(self) -> None:
+        """Finish the batch, commit it and close."""
+        self._stopping.set()
+
+    @property
+    def ready(self) -> bool:
+        """Whether every assigned partition is open."""
+        return self._membership is not None and set(self._partitions) == self._membership.partitions
+
+    async def _turn(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        with suppress(TimeoutError):
+            records = await asyncio.wait_for(self._inbox.get(), TICK_S)
+            self._take(records)
+        while not self._inbox.empty():
+            self._take(self._inbox.get_nowait())
+        async with self._stepping:
+            try:
+                await self._adopt_opened()
+                await self._step()
+                self.progress_at = time.monotonic()
+            except TRANSIENT as error:
+                await self._start_over(error)
+
+    def _take(self, records: Records) -> None:
+        now_ms = _now_ms()
+        for tp, found in records.items():
+            partition = self._partitions.get(tp.partition)
+            if partition is not None and partition.epoch == records.epochs[tp.partition]:
+                partition.receive(tp.topic, found, now_ms)
+
+    # -- deciding and committing --------------------------------------------------------------------------------------
+
+    async def _step(self) -> None:
+        decided = self._decide()
+        self._fetcher.paused = frozenset(tp for each in self._partitions.values() for tp in each.full())
+        if not decided:
+            await self._settle()
+            return
+        self._on_step("computed")
+        await self._settle()
+        # The next batch is decided while this one commits, on top of its uncommitted writes.
+        self._in_flight = asyncio.create_task(self._commit(decided))
+
+    def _decide(self) -> list[Decided]:
+        now_ms = _now_ms()
+        ends = self._fetcher.ends
+        found = [(each, each.decide(ends, now_ms)) for each in self._partitions.values()]
+        return [Decided(partition, result) for partition, result in found if result is not None]
+
+    async def _settle(self) -> None:
+        """Wait for the transaction that is under way. Raises what it failed with."""
+        task, self._in_flight = self._in_flight, None
+        if task is not None:
+            await task
+            self._trouble.over()
+
+    async def _commit(self, decided: list[Decided]) -> None:
+        membership = self._membership
+        if membership is None:
+            raise Fenced("the group took the partitions back")
+        records = [record for each in decided for record in self._outgoing(each)]
+        offsets = {tp: offset for each in decided for tp, offset in _offsets(each).items()}
+        began = time.monotonic()
+        # 1. to 3. One transaction: records, then offsets under the membership they were fetched under, then the end.
+        try:
+            written = await self._producer.commit(
+                records, offsets, self._settings.app_id, membership.generation, membership.member_id
+            )
+        except StreamsError:
+            self._metrics.transaction_failures.inc()
+            raise
+        self._metrics.transaction_seconds.observe(time.monotonic() - began)
+        # 4. Only what the log holds is written to the local state, so that it is never ahead.
+        self._on_step("before_write")
+        for each in decided:
+            number = each.partition.number
+            offset = written[TP(changelog_topic(self._settings), number)] + 1
+            add_position(each.result.writes, Position(changelog_topic(self._settings), offset, _now_ms()))
+            each.partition.engine.commit()
+        self._on_step("written")
+        for each in decided:
+            self._metrics.count(each.partition.number, each.result, self._settings)
+
+    def _outgoing(self, decided: Decided) -> list[Outgoing]:
+        checkpoint = Checkpoint(decided.result.marker, self._producer.transactional_id, self._opener.fingerprint)
+        add_checkpoint(decided.result.writes, checkpoint)
+        return outgoing(decided.result, decided.partition.number, checkpoint, self._settings)
+
+    # -- opening, and opening again -----------------------------------------------------------------------------------
+
+    def _start_openings(self) -> None:
+        """Open every assigned partition anew; nothing fetched or decided before counts."""
+        assert self._membership is not None
+        self._drop_fetched()
+        for number in sorted(self._membership.partitions):
+            self._epoch += 1
+            held = self._partitions.pop(number, None)
+            self._openings[number] = asyncio.create_task(self._opener.open(number, self._epoch, held))
+
+    async def _adopt_opened(self) -> None:
+        """Begin to fetch for partitions whose opening is done. Raises what an opening failed with."""
+        for number, task in list(self._openings.items()):
+            if task.done():
+                del self._openings[number]
+                partition = task.result()
+                self._partitions[number] = partition
+                await self._fetcher.open_partition(number, partition.epoch, partition.positions())
+        self._metrics.ready.set(self.ready)
+
+    async def _start_over(self, error: StreamsError) -> None:
+        """After any unclean end: a new producer, and every partition from what was committed."""
+        self._trouble.note(error)
+        self._fetcher.close_partitions()
+        await self._cancel_openings()
+        if self._in_flight is not None:
+            with suppress(StreamsError):
+                await self._settle()
+        await self._pause(self._trouble.pause_s)
+        await self._reopen_producer()
+        if self._membership is not None:
+            self._start_openings()
+
+    async def _reopen_producer(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                await self._producer.reopen()
+                return
+            except TRANSIENT as error:
+                self._trouble.note(error)
+                await self._pause(self._trouble.pause_s)
+                self.progress_at = time.monotonic()
+
+    async def _pause(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), seconds)
+
+    def _drop_fetched(self) -> None:
+        while not self._inbox.empty():
+            self._inbox.get_nowait()
+
+    async def _cancel_openings(self) -> None:
+        openings, self._openings = self._openings, {}
+        for task in openings.values():
+            task.cancel()
+        for number, done in zip(openings, await asyncio.gather(*openings.values(), return_exceptions=True), strict=True):
+            if isinstance(done, Partition):
+                self._partitions[number] = done
+
+    async def _close(self) -> None:
+        self._fetcher.close_partitions()
+        with suppress(*TRANSIENT):
+            await self._settle()
+        await self._cancel_openings()
+        for partition in self._partitions.values():
+            partition.store.close()
+        self._partitions.clear()
+        await self._opener.close()
+        await self._producer.stop()
+
+    @property
+    def _fetcher(self) -> PollingThread:
+        assert self.thread is not None, "the worker runs only inside a started Faust app"
+        return self.thread
+
+
+def _offsets(decided: Decided) -> dict[TP, int]:
+    """The next offset of every topic of the partition: without offsets a transaction would not be fenced."""
+    applied = decided.result.marker.applied
+    return {TP(topic, decided.partition.number): offset + 1 for topic, offset in applied.items()}
+
+
+class Trouble:
+    """What Kafka refuses lately: one line at once and then one a minute, and ever longer pauses."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+        self._said_at = 0.0
+        self._times = 0
+
+    @property
+    def pause_s(self) -> float:
+        return min(LONGEST_PAUSE_S, 0.05 * 2.0 ** min(self._times, 10))
+
+    def note(self, error: Exception) -> None:
+        """Remember that something went wrong, and say so if it was not said lately."""
+        now = time.monotonic()
+        self._since = self._since or now
+        self._times += 1
+        if now - self._said_at >= COMPLAIN_EVERY_S:
+            self._said_at = now
+            log.warning("starting_over", error=str(error), kind=type(error).__name__, for_s=round(now - self._since, 1))
+
+    def over(self) -> None:
+        """A turn went well."""
+        if self._times and self._since is not None:
+            log.info("recovered", after_s=round(time.monotonic() - self._since, 1), attempts=self._times)
+        self._since, self._times, self._said_at = None, 0, 0.0
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

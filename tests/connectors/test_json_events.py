@@ -1,0 +1,528 @@
+"""JSON to events: what each event type reads, and how each kind of wrong input is named."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from conditions.events import (
+    AppScreen,
+    CustomerUpdate,
+    Event,
+    Item,
+    LocationVisit,
+    Message,
+    Order,
+    PageVisit,
+    Payload,
+    Rejected,
+    Url,
+)
+from connectors.json_events import CODES, line_decoder, record_decoder
+from connectors.lines import MAX_VALUE_BYTES, OversizeLine, RejectedLine
+
+TIME = "2026-01-31T12:00:00.500Z"
+TIME_MS = 1_769_860_800_500
+
+decode_line = line_decoder()
+decode_record = record_decoder("tracking", 3)
+
+
+def record(**fields: Any) -> dict[str, Any]:
+    """A valid event with other or further fields; those that are ... are left out."""
+    whole = {"event_id": "e1", "type": "custom", "customer_id": "c1", "time": TIME} | fields
+    return {name: value for name, value in whole.items() if value is not ...}
+
+
+def of_type(kind: str, properties: Any) -> dict[str, Any]:
+    return record(type=kind, properties=properties)
+
+
+def decoded(value: dict[str, Any] | bytes) -> Event:
+    event = decode_line(value if isinstance(value, bytes) else orjson.dumps(value), 0)
+    assert isinstance(event, Event), event
+    return event
+
+
+def rejected(value: Any) -> Rejected:
+    outcome = decode_line(value if isinstance(value, bytes) else json.dumps(value).encode(), 0)
+    assert isinstance(outcome, Rejected), outcome
+    assert outcome.code in CODES
+    assert outcome.message.startswith("expected")
+    assert len(outcome.message) <= 200
+    return outcome
+
+
+def payload_of(kind: str, properties: Any) -> Payload:
+    return decoded(of_type(kind, properties)).payload
+
+
+# What a valid event reads as
+
+
+def test_an_event_of_a_file_has_its_line_as_offset_and_no_topic() -> None:
+    properties = {"plan": "gold", "nothing": None}
+    event = decode_line(orjson.dumps(record(properties=properties, more=1)), 7)
+    assert event == Event("e1", "custom", "c1", TIME_MS, TIME_MS, 7, properties, None, None, 0)
+
+
+def test_an_event_of_kafka_has_its_place_there() -> None:
+    event = decode_record(orjson.dumps(record()), b"c1", TIME_MS + 5, 9)
+    assert event == Event("e1", "custom", "c1", TIME_MS, TIME_MS + 5, 9, {}, None, "tracking", 3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "properties", "payload"),
+    [
+        ("page.visit", {"url": "https://A.example/p?q"}, PageVisit(Url("a.example", "/p", "q"))),
+        (
+            "page.visit",
+            {"url": "https://a.example/p", "referrer": "https://b.example"},
+            PageVisit(Url("a.example", "/p", ""), Url("b.example", "/", "")),
+        ),
+        ("page.visit", {"url": "https://a.example", "referrer": "/p"}, PageVisit(Url("a.example", "/", ""))),
+        ("page.visit", {"url": "https://a.example", "referrer": None}, PageVisit(Url("a.example", "/", ""))),
+        ("email.opened", None, Message()),
+        ("email.opened", {"campaign_id": "k1"}, Message("k1")),
+        ("sms.x.y", {"campaign_id": 7}, Message("7")),
+        ("push.sent", {"campaign_id": None}, Message()),
+        ("email.", {"campaign_id": []}, None),
+        ("email", {"campaign_id": []}, None),
+        ("Email.opened", {"campaign_id": []}, None),
+        ("location.visit", {"location_id": "l1"}, LocationVisit("l1")),
+        ("location.visit", {"location_id": 1, "beacon_id": -2}, LocationVisit("1", "-2")),
+        ("app.screen", {"screen": "home"}, AppScreen("home")),
+        ("app.screen", {"screen": 404}, AppScreen("404")),
+        ("purchase.order", {"order_id": "o1", "total": 12.5}, Order("o1", 12_500_000)),
+        ("purchase.order", {"order_id": 1, "total": 0, "currency": "EUR", "items": None}, Order("1", 0, "EUR")),
+        ("purchase.order", {"order_id": "o1", "total": 1, "items": [None]}, Order("o1", 1_000_000)),
+        (
+            "purchase.order",
+            {
+                "order_id": "o1",
+                "total": 20,
+                "items": [
+                    {"product_id": 5, "category": 6, "price": 9.99, "quantity": 2},
+                    {"product_id": "p", "category": ["Shoes", 7, None], "price": None, "quantity": 0.5},
+                    {"product_id": "q", "category": None},
+                ],
+            },
+            Order(
+                "o1",
+                20_000_000,
+                None,
+                (Item("5", ("6",), 9_990_000), Item("p", ("Shoes", "7")), Item("q")),
+            ),
+        ),
+        ("customer.update", None, CustomerUpdate({}, {})),
+        ("customer.update", {"attributes": None, "agreements": None}, CustomerUpdate({}, {})),
+        (
+            "customer.update",
+            {"attributes": {"city": "Oslo", "age": None}, "agreements": {"sms": True, "fax": False, "push": None}},
+            CustomerUpdate({"city": "Oslo", "age": None}, {"sms": True, "fax": False}),
+        ),
+        ("customer.delete", None, None),
+        ("customer.delete", {"attributes": 1}, None),
+        ("page.visited", {"url": 1}, None),
+    ],
+)
+def test_each_type_reads_its_properties(kind: str, properties: Any, payload: Payload) -> None:
+    assert payload_of(kind, properties) == payload
+
+
+def test_properties_stay_as_they_came() -> None:
+    properties = {"attributes": {"a": {"b": None, "c": 1e3}}, "agreements": {"sms": None}, "other": [None]}
+    assert decoded(of_type("customer.update", properties)).properties == properties
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [
+        ({"a": None}, {}),
+        ({"a": {"b": None, "c": [1, None, {"d": None}]}}, {"a": {"c": [1, {}]}}),
+        ([None, [None], 0, False, ""], [[], 0, False, ""]),
+        ({"a": [1, {"b": 2}]}, {"a": [1, {"b": 2}]}),
+    ],
+)
+def test_nulls_inside_an_attribute_do_not_exist(value: Any, kept: Any) -> None:
+    assert payload_of("customer.update", {"attributes": {"x": value}}) == CustomerUpdate({"x": kept}, {})
+
+
+def test_an_integer_id_is_its_decimal_string_however_large() -> None:
+    digits = "123456789012345678901234567890"
+    value = f'{{"event_id":{digits},"type":"location.visit","customer_id":-{digits},"time":{TIME_MS},'
+    value += f'"properties":{{"location_id":18446744073709551616,"beacon_id":{digits}}}}}'
+    event = decoded(value.encode())
+    assert (event.event_id, event.customer_id) == (digits, f"-{digits}")
+    assert event.payload == LocationVisit("18446744073709551616", digits)
+
+
+def test_a_large_integer_id_leaves_the_numbers_of_the_properties_doubles() -> None:
+    value = b'{"event_id":123456789012345678901234567890,"type":"customer.update","customer_id":"c",'
+    value += b'"time":0,"properties":{"attributes":{"a":1.25,"b":{"c":123456789012345678901}}}}'
+    event = decoded(value)
+    attributes = {"a": 1.25, "b": {"c": 123456789012345678901.0}}
+    assert event.payload == CustomerUpdate(attributes, {})
+    assert event.properties == {"attributes": attributes}
+    assert type(event.payload.attributes["b"]["c"]) is float
+
+
+@pytest.mark.parametrize(
+    ("written", "micros"),
+    [
+        ("0.1", 100_000),
+        ("19.99", 19_990_000),
+        ("0.30000000000000004", 300_000),
+        ("0.0000005", 0),
+        ("0.0000015", 2),
+        ("0.00000049999999999999999999999999", 0),
+        ("0.00000050000000000000000000000001", 1),
+        ("123456789012.123456", 123_456_789_012_123_456),
+        ("999999999999.999999", 999_999_999_999_999_999),
+        ("1e2", 100_000_000),
+        ("-0.0", 0),
+        ("1e-9999999999999999999", 0),
+    ],
+)
+def test_money_is_exact_as_written(written: str, micros: int) -> None:
+    properties = f'{{"order_id":"o","total":{written},"items":[{{"product_id":"p","price":{written},"quantity":1.5}}]}}'
+    value = f'{{"event_id":"e","type":"purchase.order","customer_id":"c","time":0,"properties":{properties}}}'
+    assert decoded(value.encode()).payload == Order("o", micros, None, (Item("p", (), micros),))
+
+
+# Event time and record timestamp
+
+
+@pytest.mark.parametrize(
+    ("fields", "time_ms", "record_time_ms"),
+    [
+        ({"time": 5000}, 5000, 5000),
+        ({"time": 5000, "received_at": 7000}, 5000, 7000),
+        ({"time": 7000, "received_at": 5000}, 5000, 5000),
+        ({"time": None, "received_at": "1970-01-01T00:00:05Z"}, 5000, 5000),
+        ({"time": "1970-01-01 01:00:05.0009+01:00", "received_at": None}, 5000, 5000),
+    ],
+)
+def test_a_line_is_no_later_than_it_was_received(fields: dict[str, Any], time_ms: int, record_time_ms: int) -> None:
+    event = decoded(record(**fields))
+    assert (event.time_ms, event.record_time_ms) == (time_ms, record_time_ms)
+
+
+@pytest.mark.parametrize(
+    ("fields", "timestamp", "time_ms", "record_time_ms"),
+    [
+        ({"time": 5000}, 7000, 5000, 7000),
+        ({"time": 7000}, 5000, 5000, 5000),
+        ({"time": ...}, 5000, 5000, 5000),
+        ({"time": None}, 5000, 5000, 5000),
+        ({"time": 5000}, None, 5000, 5000),
+        ({"time": 5000}, -1, 5000, 5000),
+        ({"time": 5000, "received_at": "any"}, 7000, 5000, 7000),
+        ({"time": 0}, 0, 0, 0),
+    ],
+)
+def test_a_record_is_no_later_than_its_timestamp(
+    fields: dict[str, Any], timestamp: int | None, time_ms: int, record_time_ms: int
+) -> None:
+    event = decode_record(orjson.dumps(record(**fields)), b"c1", timestamp, 0)
+    assert isinstance(event, Event)
+    assert (event.time_ms, event.record_time_ms) == (time_ms, record_time_ms)
+
+
+# Wrong input
+
+
+@pytest.mark.parametrize(
+    ("value", "code"),
+    [
+        (b"", "not_json"),
+        (b"{", "not_json"),
+        (b"{} {}", "not_json"),
+        (b"{'a': 1}", "not_json"),
+        (b'{"a": NaN}', "not_json"),
+        (b'{"a": -Infinity}', "not_json"),
+        (b'{"a": 1e999}', "not_json"),
+        (b'{"a": "\\ud800"}', "not_json"),
+        (b"\xef\xbb\xbf{}", "not_json"),
+        (b"[" * 100_000, "not_json"),
+        (b"[" * 100_000 + b"]" * 100_000, "not_json"),
+        (b'{"a": "\xff"}', "not_utf8"),
+        (b'{"a": "\xed\xa0\x80"}', "not_utf8"),
+        (b"\xff\xfe{\x00}\x00", "not_utf8"),
+        (b"null", "not_object"),
+        (b"[]", "not_object"),
+        (b"1.5", "not_object"),
+        (b'"text"', "not_object"),
+        (b" " * (MAX_VALUE_BYTES - 2) + b"{}", "missing"),
+    ],
+)
+def test_what_is_no_json_object_is_rejected_as_a_whole(value: bytes, code: str) -> None:
+    outcome = rejected(value)
+    assert outcome.code == code
+    assert outcome.value == value
+    assert outcome.path == ("event_id" if code == "missing" else "")
+
+
+LONG = "ä" * 500
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "path"),
+    [
+        ({"event_id": ...}, "missing", "event_id"),
+        ({"event_id": None}, "missing", "event_id"),
+        ({"event_id": ""}, "out_of_range", "event_id"),
+        ({"event_id": "ä" * 129}, "out_of_range", "event_id"),
+        ({"event_id": 1.5}, "wrong_type", "event_id"),
+        ({"event_id": 1.0}, "wrong_type", "event_id"),
+        ({"event_id": True}, "wrong_type", "event_id"),
+        ({"event_id": 10**128}, "out_of_range", "event_id"),
+        ({"type": ...}, "missing", "type"),
+        ({"type": None}, "missing", "type"),
+        ({"type": 5}, "wrong_type", "type"),
+        ({"type": []}, "wrong_type", "type"),
+        ({"type": ""}, "out_of_range", "type"),
+        ({"type": ".x"}, "out_of_range", "type"),
+        ({"type": "a b"}, "out_of_range", "type"),
+        ({"type": "a\n"}, "out_of_range", "type"),
+        ({"type": "ä"}, "out_of_range", "type"),
+        ({"type": "a" * 129}, "out_of_range", "type"),
+        ({"type": LONG}, "out_of_range", "type"),
+        ({"type": "email." + "a" * 123}, "out_of_range", "type"),
+        ({"customer_id": ...}, "missing", "customer_id"),
+        ({"customer_id": ""}, "out_of_range", "customer_id"),
+        ({"customer_id": "ä" * 257}, "out_of_range", "customer_id"),
+        ({"customer_id": {}}, "wrong_type", "customer_id"),
+        ({"time": ...}, "missing", "time"),
+        ({"time": "yesterday"}, "bad_time", "time"),
+        ({"time": LONG}, "bad_time", "time"),
+        ({"time": -1}, "bad_time", "time"),
+        ({"time": 10**30}, "bad_time", "time"),
+        ({"time": 1e12}, "wrong_type", "time"),
+        ({"time": True}, "wrong_type", "time"),
+        ({"time": []}, "wrong_type", "time"),
+        ({"received_at": "later"}, "bad_time", "received_at"),
+        ({"received_at": 1.5}, "wrong_type", "received_at"),
+        ({"received_at": {}, "time": {}}, "wrong_type", "time"),
+        ({"properties": []}, "wrong_type", "properties"),
+        ({"properties": "x", "type": "customer.delete"}, "wrong_type", "properties"),
+        ({"properties": 0, "type": "page.visit"}, "wrong_type", "properties"),
+        ({"event_id": 5.5, "type": 1, "customer_id": 1.5}, "wrong_type", "event_id"),
+    ],
+)
+def test_the_first_wrong_field_of_an_event_is_named(fields: dict[str, Any], code: str, path: str) -> None:
+    outcome = rejected(record(**fields))
+    assert (outcome.code, outcome.path) == (code, path)
+
+
+ORDER = {"order_id": "o", "total": 1}
+ITEM = {"product_id": "p"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "properties", "code", "path"),
+    [
+        ("page.visit", None, "missing", ""),
+        ("location.visit", None, "missing", ""),
+        ("purchase.order", None, "missing", ""),
+        ("app.screen", None, "missing", ""),
+        ("page.visit", {}, "missing", "url"),
+        ("page.visit", {"url": None}, "missing", "url"),
+        ("page.visit", {"url": 5}, "wrong_type", "url"),
+        ("page.visit", {"url": "/home"}, "bad_url", "url"),
+        ("page.visit", {"url": LONG}, "bad_url", "url"),
+        ("page.visit", {"url": "https://a.example", "referrer": 5}, "wrong_type", "referrer"),
+        ("email.opened", {"campaign_id": 1.5}, "wrong_type", "campaign_id"),
+        ("push.opened", {"campaign_id": False}, "wrong_type", "campaign_id"),
+        ("location.visit", {}, "missing", "location_id"),
+        ("location.visit", {"location_id": []}, "wrong_type", "location_id"),
+        ("location.visit", {"location_id": "l", "beacon_id": 2.0}, "wrong_type", "beacon_id"),
+        ("app.screen", {"screen": None}, "missing", "screen"),
+        ("app.screen", {"screen": {}}, "wrong_type", "screen"),
+        ("purchase.order", {}, "missing", "order_id"),
+        ("purchase.order", {"order_id": "o"}, "missing", "total"),
+        ("purchase.order", {"order_id": 0.5, "total": 0.00000001234567890123}, "wrong_type", "order_id"),
+        ("purchase.order", ORDER | {"total": "1"}, "wrong_type", "total"),
+        ("purchase.order", ORDER | {"total": True}, "wrong_type", "total"),
+        ("purchase.order", ORDER | {"total": -0.01}, "out_of_range", "total"),
+        ("purchase.order", ORDER | {"total": -1e-7}, "out_of_range", "total"),
+        ("purchase.order", ORDER | {"total": -1}, "out_of_range", "total"),
+        ("purchase.order", ORDER | {"total": 10**12}, "out_of_range", "total"),
+        ("purchase.order", ORDER | {"total": 10**40}, "out_of_range", "total"),
+        ("purchase.order", ORDER | {"total": 1e300}, "out_of_range", "total"),
+        ("purchase.order", ORDER | {"total": 999999999999.9999999}, "out_of_range", "total"),
+        ("purchase.order", ORDER | {"currency": 978}, "wrong_type", "currency"),
+        ("purchase.order", ORDER | {"items": {}}, "wrong_type", "items"),
+        ("purchase.order", ORDER | {"items": ["p"]}, "wrong_type", "items[0]"),
+        ("purchase.order", ORDER | {"items": [{}]}, "missing", "items[0].product_id"),
+        ("purchase.order", ORDER | {"items": [ITEM, ITEM | {"product_id": True}]}, "wrong_type", "items[1].product_id"),
+        ("purchase.order", ORDER | {"items": [None, {}]}, "missing", "items[1].product_id"),
+        ("purchase.order", ORDER | {"items": [ITEM | {"category": 1.5}]}, "wrong_type", "items[0].category"),
+        ("purchase.order", ORDER | {"items": [ITEM | {"category": {}}]}, "wrong_type", "items[0].category"),
+        ("purchase.order", ORDER | {"items": [ITEM | {"category": ["a", []]}]}, "wrong_type", "items[0].category[1]"),
+        ("purchase.order", ORDER | {"items": [ITEM | {"price": -1}]}, "out_of_range", "items[0].price"),
+        ("purchase.order", ORDER | {"items": [ITEM | {"price": 1e12}]}, "out_of_range", "items[0].price"),
+        ("purchase.order", ORDER | {"items": [ITEM | {"price": "1"}]}, "wrong_type", "items[0].price"),
+        ("purchase.order", ORDER | {"items": [ITEM | {"quantity": "1"}]}, "wrong_type", "items[0].quantity"),
+        ("purchase.order", ORDER | {"items": [ITEM | {"quantity": True}]}, "wrong_type", "items[0].quantity"),
+        ("customer.update", {"attributes": []}, "wrong_type", "attributes"),
+        ("customer.update", {"agreements": True}, "wrong_type", "agreements"),
+        ("customer.update", {"agreements": {"sms": 1}}, "wrong_type", "agreements.sms"),
+        ("customer.update", {"agreements": {"sms": "yes"}}, "wrong_type", "agreements.sms"),
+        ("customer.update", {"agreements": {LONG: 0}}, "wrong_type", "agreements." + LONG[:79] + "…"),
+    ],
+)
+def test_the_first_wrong_property_is_named(kind: str, properties: Any, code: str, path: str) -> None:
+    outcome = rejected(of_type(kind, properties))
+    assert (outcome.code, outcome.path) == (code, f"properties.{path}".rstrip("."))
+
+
+def test_a_message_says_what_was_expected_and_what_was_there() -> None:
+    properties = ORDER | {"items": [ITEM | {"price": [1]}]}
+    assert rejected(of_type("purchase.order", properties)).message == "expected a number, got a list"
+    assert rejected(record(time="soon")).message == (
+        'expected RFC 3339 with an offset, such as 2026-01-31T23:59:59.000Z, got the string "soon"'
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "fields", "code", "path"),
+    [
+        (None, {}, "no_key", ""),
+        (b"", {}, "key_mismatch", "customer_id"),
+        (b"c2", {}, "key_mismatch", "customer_id"),
+        (b"\xff", {}, "key_mismatch", "customer_id"),
+        (b"x" * 100_000, {"customer_id": LONG[:256]}, "key_mismatch", "customer_id"),
+        (b"c2", {"type": []}, "wrong_type", "type"),
+        (b"c2", {"time": []}, "key_mismatch", "customer_id"),
+    ],
+)
+def test_a_key_that_is_not_the_customer_is_rejected(
+    key: bytes | None, fields: dict[str, Any], code: str, path: str
+) -> None:
+    value = orjson.dumps(record(**fields))
+    outcome = decode_record(value, key, 0, 11)
+    assert isinstance(outcome, Rejected)
+    assert outcome == Rejected(code, path, outcome.message, key, value, 11, "tracking", 3)
+    assert len(outcome.message) <= 200
+
+
+@pytest.mark.parametrize(("customer_id", "key"), [("ä😀", "ä😀".encode()), (42, b"42")])
+def test_the_key_is_the_customer_in_utf8(customer_id: object, key: bytes) -> None:
+    assert isinstance(decode_record(orjson.dumps(record(customer_id=customer_id)), key, 0, 0), Event)
+
+
+@pytest.mark.parametrize(
+    ("value", "timestamp", "code", "path"),
+    [
+        (None, 0, "not_json", ""),
+        (b"x" * (MAX_VALUE_BYTES + 1), 0, "too_large", ""),
+        (orjson.dumps(record(time=...)), None, "missing", "time"),
+        (orjson.dumps(record(time=None)), -1, "missing", "time"),
+        (orjson.dumps(record(time=...)), 10**15, "bad_time", "time"),
+    ],
+)
+def test_records_without_a_usable_value_or_time_are_rejected(
+    value: bytes | None, timestamp: int | None, code: str, path: str
+) -> None:
+    outcome = decode_record(value, b"c1", timestamp, 0)
+    assert isinstance(outcome, Rejected)
+    assert (outcome.code, outcome.path, outcome.value) == (code, path, value)
+
+
+def test_an_oversize_line_is_rejected_with_what_is_known_of_it() -> None:
+    outcome = decode_line(OversizeLine(b"abc", 2_000_000, "00ff"), 4)
+    message = "expected at most 1048576 bytes, got 2000000"
+    assert outcome == RejectedLine("too_large", "", message, None, b"abc", 4, None, 0, 2_000_000, "00ff")
+
+
+@pytest.mark.parametrize(("depth", "is_valid"), [(1, True), (100, True), (101, False), (240, False), (900, False)])
+@pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}")])
+def test_attributes_are_nested_at_most_a_hundred_levels(opening: str, closing: str, depth: int, is_valid: bool) -> None:
+    nested = opening * depth + "null" + closing * depth if opening != "[" else opening * depth + closing * depth
+    properties = f'{{"attributes":{{"deep":{nested}}}}}'
+    value = f'{{"event_id":"e","type":"customer.update","customer_id":"c","time":0,"properties":{properties}}}'
+    if is_valid:
+        decoded(value.encode())
+    else:
+        outcome = rejected(value.encode())
+        assert (outcome.code, outcome.path) == ("out_of_range", "properties.attributes.deep")
+
+
+def test_deep_nesting_beside_a_large_integer_is_an_event_or_rejected() -> None:
+    for depth in (10, 500, 990, 1010):
+        nested = "[" * depth + "]" * depth
+        value = f'{{"event_id":{10**30},"type":"x","customer_id":"c","time":0,"properties":{{"a":{nested}}}}}'
+        assert isinstance(decode_line(value.encode(), 0), Event | Rejected)
+
+
+# Nothing makes it raise
+
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+SAMPLES: list[dict[str, Any]] = [
+    of_type("page.visit", {"url": "https://a.example/p?q", "referrer": "https://b.example/"}),
+    of_type("email.opened", {"campaign_id": "k"}),
+    of_type("location.visit", {"location_id": "l", "beacon_id": 5}),
+    of_type("purchase.order", ORDER | {"items": [ITEM | {"category": ["a"], "price": 1.1, "quantity": 2}]}),
+    of_type("app.screen", {"screen": "s"}),
+    of_type("customer.update", {"attributes": {"a": {"b": [None, 1]}}, "agreements": {"sms": True}}),
+    of_type("customer.delete", None),
+]
+
+
+def places(value: Any) -> list[tuple[Any, ...]]:
+    """The path of every value inside."""
+    members = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [(), *((name, *rest) for name, member in members for rest in places(member))]
+
+
+def mutated(value: Any, place: tuple[Any, ...], junk: Any) -> Any:
+    if not place:
+        return junk
+    copy = dict(value) if isinstance(value, dict) else list(value)
+    copy[place[0]] = mutated(value[place[0]], place[1:], junk)
+    return copy
+
+
+def assert_event_or_rejected(outcome: Event | Rejected) -> None:
+    if isinstance(outcome, Rejected):
+        assert outcome.code in CODES
+        assert len(outcome.message) <= 200
+    else:
+        assert 1 <= len(outcome.event_id) <= 128
+        assert 1 <= len(outcome.customer_id) <= 256
+        assert 0 <= outcome.time_ms <= outcome.record_time_ms
+        orjson.dumps(outcome.properties)
+
+
+@given(st.binary() | st.text().map(str.encode))
+def test_any_bytes_give_an_event_or_a_rejection(value: bytes) -> None:
+    assert_event_or_rejected(decode_line(value, 0))
+    assert_event_or_rejected(decode_record(value, b"c1", 0, 0))
+
+
+@settings(max_examples=500)
+@given(st.data())
+def test_a_mutated_event_gives_an_event_or_a_rejection(data: st.DataObject) -> None:
+    sample = data.draw(st.sampled_from(SAMPLES))
+    place = data.draw(st.sampled_from(places(sample)))
+    value = json.dumps(mutated(sample, place, data.draw(JUNK))).encode()
+    assert_event_or_rejected(decode_line(value, 0))
+    assert_event_or_rejected(decode_record(value, b"c1", TIME_MS, 0))
+
+
+@given(st.sampled_from(SAMPLES), st.integers(0, 300), st.binary(max_size=3))
+def test_an_event_with_damaged_bytes_gives_an_event_or_a_rejection(
+    sample: dict[str, Any], at: int, damage: bytes
+) -> None:
+    value = orjson.dumps(sample)
+    assert_event_or_rejected(decode_line(value[:at] + damage + value[at + 1 :], 0))

@@ -1,0 +1,203 @@
+"""Topics on a real broker: created once, checked, and sampled for customers in two places."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from aiokafka import AIOKafkaProducer
+from confluent_kafka import Producer
+
+from streams.kafka.errors import Refused, Unreachable
+from streams.kafka.keys import crc32_partition, find_split_customers, murmur2_partition
+from streams.kafka.security import Connection
+from streams.kafka.topics import (
+    Output,
+    Problem,
+    Severity,
+    Topic,
+    TopicSpec,
+    TopicsReport,
+    check_topics,
+    describe_topics,
+    ensure_topics,
+    find_problems,
+)
+from tests.kafka.conftest import NewTopic
+
+pytestmark = pytest.mark.kafka
+
+Unique = Callable[[str], str]
+
+
+@pytest.mark.asyncio
+async def test_topics_are_created_once_with_their_settings(connection: Connection, unique: Unique) -> None:
+    events, state = unique("events"), unique("state")
+    specs = [TopicSpec(events, 3), TopicSpec(state, 2, 1, {"cleanup.policy": "compact", "max.message.bytes": "5000"})]
+    assert await ensure_topics(specs, connection) == TopicsReport([events, state], [])
+    assert await ensure_topics(specs, connection) == TopicsReport([], [events, state])
+    more = [TopicSpec(events, 7), TopicSpec(unique("third"), 1)]
+    assert await ensure_topics(more, connection) == TopicsReport([more[1].name], [events])
+
+    topics = await describe_topics([events, state, "no-such-topic"], connection)
+    assert set(topics) == {events, state}
+    assert (topics[events].partitions, topics[events].configs["cleanup.policy"]) == (3, "delete")
+    assert topics[state] == Topic(
+        state, 2, 1, {"cleanup.policy": "compact", "min.insync.replicas": "1", "max.message.bytes": "5000"}
+    )
+
+
+@pytest.mark.asyncio
+async def test_too_many_replicas_are_refused_with_the_number_that_fits(connection: Connection, unique: Unique) -> None:
+    with pytest.raises(Refused, match=r"3 replicas on 1 brokers.*--replication-factor 1"):
+        await ensure_topics([TopicSpec(unique("wide"), 1, 3)], connection)
+
+
+@pytest.mark.asyncio
+async def test_a_setting_the_broker_does_not_know_is_refused_by_name(connection: Connection, unique: Unique) -> None:
+    with pytest.raises(Refused, match=r"no\.such\.setting"):
+        await ensure_topics([TopicSpec(unique("odd"), 1, 1, {"no.such.setting": "1"})], connection)
+
+
+@pytest.mark.asyncio
+async def test_no_broker_is_said() -> None:
+    with pytest.raises(Unreachable, match=r"127\.0\.0\.1:1"):
+        await ensure_topics([], Connection("127.0.0.1:1"))
+
+
+@pytest.mark.asyncio
+async def test_topics_that_fit_have_no_problems(connection: Connection, new_topic: NewTopic) -> None:
+    inputs = [await new_topic("in", 2), await new_topic("in", 2)]
+    outputs = [
+        Output(await new_topic("changes", 3)),
+        Output(await new_topic("memberships", 2, cleanup_policy="compact"), compacted=True),
+        Output(await new_topic("definitions", 1, cleanup_policy="compact"), partitions=1, compacted=True),
+    ]
+    assert await check_topics(inputs, outputs, connection) == []
+
+
+@pytest.mark.asyncio
+async def test_every_kind_of_problem_is_found_at_once(connection: Connection, new_topic: NewTopic) -> None:
+    narrow, wide = await new_topic("in", 2), await new_topic("in", 4, max_message_bytes="2000000")
+    changes = await new_topic("changes", 3)
+    memberships = await new_topic("memberships", 4)
+    definitions = await new_topic("definitions", 2, cleanup_policy="compact")
+    unwritable = await new_topic("unwritable", 4, min_insync_replicas="2")
+    outputs = [
+        Output(changes),
+        Output(memberships, compacted=True),
+        Output(definitions, partitions=1, compacted=True),
+        Output(unwritable),
+        Output("no-such-topic"),
+    ]
+    problems = await check_topics([narrow, wide], outputs, connection)
+    assert {(each.code, each.topic) for each in problems} == {
+        ("missing", "no-such-topic"),
+        ("input_partitions", narrow),
+        ("partitions", changes),
+        ("not_compacted", memberships),
+        ("partitions", definitions),
+        ("replicas", unwritable),
+        *(("message_size", name) for name in (changes, memberships, definitions, unwritable)),
+    }
+    assert {each.code for each in problems if each.severity is Severity.WARNING} == {"message_size"}
+    text = {each.code: each.message for each in problems if each.topic != definitions}
+    assert "rollcall topics create --partitions 4" in text["missing"]
+    assert f"{narrow} has 2 partitions where another input has 4" in text["input_partitions"]
+    assert f"{changes} has 3 partitions, the input topics have 4" in text["partitions"]
+    assert "cleanup.policy=delete" in text["not_compacted"]
+    assert "min.insync.replicas=2 and only 1 replicas" in text["replicas"]
+    assert "max.message.bytes=2000000" in text["message_size"]
+
+
+def test_compaction_with_deletion_is_not_enough() -> None:
+    topics = {"state": Topic("state", 1, 1, {"cleanup.policy": "compact,delete"})}
+    problems: list[Problem] = find_problems([], [Output("state", compacted=True)], topics)
+    assert [each.code for each in problems] == ["not_compacted"]
+
+
+@pytest.mark.parametrize(
+    ("key", "hashed"), [(b"21", -973932308), (b"foobar", -790332482), (b"a-little-bit-long-string", -985981536)]
+)
+def test_murmur2_places_keys_as_java_does(key: bytes, hashed: int) -> None:
+    # The hashes are those of Kafka's own UtilsTest.
+    assert murmur2_partition(key, 1000) == (hashed & 0x7FFFFFFF) % 1000
+
+
+@pytest.mark.asyncio
+async def test_topics_fed_by_java_like_producers_are_fine(connection: Connection, new_topic: NewTopic) -> None:
+    topics = [await new_topic("in", 4), await new_topic("in", 4)]
+    for topic in topics:
+        await feed_by_murmur2(connection, topic, range(100))
+    report = await find_split_customers(topics, connection)
+    assert (report.keys, report.split, report.misplaced) == (100, 0, [])
+    assert report.messages() == []
+
+
+@pytest.mark.asyncio
+async def test_customers_split_between_two_kinds_of_producers_are_found(
+    connection: Connection, new_topic: NewTopic
+) -> None:
+    by_murmur2, by_crc32 = await new_topic("java", 4), await new_topic("librdkafka", 4)
+    await feed_by_murmur2(connection, by_murmur2, range(200))
+    feed_by_librdkafka(connection, by_crc32, range(100, 300))
+    report = await find_split_customers([by_murmur2, by_crc32], connection)
+
+    shared = [key(number) for number in range(100, 200)]
+    split = [each for each in shared if murmur2_partition(each, 4) != crc32_partition(each, 4)]
+    assert (report.keys, report.split) == (300, len(split))
+    assert report.examples[0].customer.encode() == min(split)
+    assert report.examples[0].places == [
+        (by_murmur2, murmur2_partition(min(split), 4)),
+        (by_crc32, crc32_partition(min(split), 4)),
+    ]
+    (misplaced,) = report.misplaced
+    assert (misplaced.topic, misplaced.sampled) == (by_crc32, 200)
+    assert misplaced.misplaced == misplaced.crc32 > 100
+    first, second = report.messages()
+    assert f"topic {by_crc32}: {misplaced.misplaced} of 200" in first
+    assert "partitioner=murmur2_random" in first
+    assert f"{len(split)} of 300 sampled customers" in second
+
+
+@pytest.mark.asyncio
+async def test_a_customer_split_within_one_topic_is_found(connection: Connection, new_topic: NewTopic) -> None:
+    topic = await new_topic("mixed", 4)
+    await feed_by_murmur2(connection, topic, range(20))
+    feed_by_librdkafka(connection, topic, range(20))
+    report = await find_split_customers([topic], connection)
+    assert report.split == sum(murmur2_partition(key(n), 4) != crc32_partition(key(n), 4) for n in range(20)) > 0
+
+
+@pytest.mark.asyncio
+async def test_a_sample_takes_the_newest_records(connection: Connection, new_topic: NewTopic) -> None:
+    topic = await new_topic("long", 1)
+    await feed_by_murmur2(connection, topic, range(50))
+    assert (await find_split_customers([topic], connection, sample=10)).keys == 10
+
+
+@pytest.mark.asyncio
+async def test_a_missing_topic_is_named(connection: Connection) -> None:
+    with pytest.raises(Refused, match="no topic no-such-topic"):
+        await find_split_customers(["no-such-topic"], connection)
+
+
+def key(number: int) -> bytes:
+    return b"customer-%04d" % number
+
+
+async def feed_by_murmur2(connection: Connection, topic: str, numbers: range) -> None:
+    producer = AIOKafkaProducer(**connection.arguments())
+    await producer.start()
+    try:
+        for future in [await producer.send(topic, b"{}", key=key(number)) for number in numbers]:
+            await future
+    finally:
+        await producer.stop()
+
+
+def feed_by_librdkafka(connection: Connection, topic: str, numbers: range) -> None:
+    producer = Producer({"bootstrap.servers": connection.bootstrap_servers})
+    for number in numbers:
+        producer.produce(topic, b"{}", key=key(number))
+    assert producer.flush(30) == 0
