@@ -17,7 +17,7 @@ import msgspec
 import xxhash
 from msgspec import Meta, inspect
 
-from conditions.kinds import KINDS, Comparison, Condition, Problem
+from conditions.kinds import IDENTIFIER, KINDS, Comparison, Condition, Problem
 from conditions.wording import describe, did_you_mean, expectation, shorten
 
 MAX_SEGMENTS = 200_000
@@ -34,7 +34,14 @@ else:
     AnyCondition = Union[KINDS]  # noqa: UP007 - the operator cannot join a tuple of types
 
 SegmentName = Annotated[
-    str, Meta(min_length=1, max_length=200, description="unique; what people call it", extra={"identifier": True})
+    str,
+    Meta(
+        min_length=1,
+        max_length=200,
+        description="unique; what people call it",
+        extra=IDENTIFIER,
+        extra_json_schema=IDENTIFIER,
+    ),
 ]
 
 
@@ -47,9 +54,10 @@ class SegmentDocument(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
             pattern=r"^[a-z0-9][a-z0-9_-]{0,63}\Z",
             description="unique; what changes call the segment",
             extra={
-                "identifier": True,
+                **IDENTIFIER,
                 "words": "1 to 64 of the characters a–z, 0–9, _ and -, the first a letter or digit",
             },
+            extra_json_schema={**IDENTIFIER, "minimum": 0},
         ),
     ]
     name: SegmentName
@@ -60,7 +68,10 @@ class SegmentDocument(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     match: Annotated[
         Literal["all", "any"], Meta(description="whether all conditions must hold, or any one of them")
     ] = "all"
-    conditions: Annotated[tuple[AnyCondition, ...], Meta(min_length=1, max_length=MAX_CONDITIONS)]
+    conditions: Annotated[
+        tuple[AnyCondition, ...],
+        Meta(min_length=1, max_length=MAX_CONDITIONS, description="what the customers did, or what is known of them"),
+    ]
 
 
 class DocumentError(NamedTuple):
@@ -112,7 +123,7 @@ def to_document(segment: SegmentDocument) -> dict[str, Any]:
 
 
 def encode_segment(segment: SegmentDocument) -> bytes:
-    """The segment as JSON, byte for byte the same for equal segments."""
+    """The segment as JSON, byte for byte the same for equal segments. A plain JSON parser may lose digits of amounts."""
     return _canonical.encode(segment)
 
 

@@ -51,7 +51,9 @@ def _explain(condition: CompiledCondition, summaries: Summaries, at_ms: int) -> 
     holds = condition.holds(summaries, at_ms)
     flips = [flip for flip in sorted(condition.flips_at(summaries, at_ms)) if condition.holds(summaries, flip) != holds]
     document = msgspec.to_builtins(condition.document)
-    return ConditionAnswer(document, holds, _seen(condition.terms[0][0], summaries, at_ms), _time(min(flips, default=None)))
+    return ConditionAnswer(
+        document, holds, _seen(condition.terms[0][0], summaries, at_ms), _time(min(flips, default=None))
+    )
 
 
 def _seen(atom: Atom, summaries: Summaries, at_ms: int) -> dict[str, Any]:

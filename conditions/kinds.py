@@ -28,7 +28,8 @@ LONGEST_WINDOW_MS = 36_500 * UNITS_MS["d"]
 UNBOUNDED = float("inf")
 
 # A JSON integer stands for its decimal digits, in documents as in events.
-Identifier = Annotated[str, Meta(min_length=1, max_length=1000, extra={"identifier": True})]
+IDENTIFIER = {"identifier": True}
+Identifier = Annotated[str, Meta(min_length=1, max_length=1000, extra=IDENTIFIER, extra_json_schema=IDENTIFIER)]
 AMOUNT_LIMIT = 10**12
 # A Decimal where a double does not tell all the digits that were written.
 Amount = Annotated[int, Meta(ge=0, lt=AMOUNT_LIMIT)] | Annotated[float, Meta(ge=0, lt=AMOUNT_LIMIT)] | Decimal
@@ -40,7 +41,13 @@ Duration = Annotated[
         extra={"words": "a duration: an integer and s, m, h, d or w, such as 30d"},
     ),
 ]
-Timestamp = Annotated[str, Meta(description="RFC 3339 with offset: `2026-01-31T00:00:00Z`")]
+Timestamp = Annotated[
+    str,
+    Meta(
+        description="RFC 3339 with offset: `2026-01-31T00:00:00Z`",
+        extra={"words": "a time: RFC 3339 with offset, such as 2026-01-31T00:00:00Z"},
+    ),
+]
 
 Problem = tuple[str, str]  # the field, and what is wrong with it
 Term = tuple[Atom, bool]  # an atom, and the truth the condition wants of it
@@ -86,7 +93,9 @@ class Window(NamedTuple):
     until_ms: int = FOREVER
 
 
-class Condition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True, tag_field="kind"):
+class Condition(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True, tag_field="kind"
+):
     """What every condition has."""
 
     examples: ClassVar[tuple[Example, ...]] = ()
@@ -239,7 +248,9 @@ def url_slots(side: str, url_of: Callable[[PageVisit], Url | None]) -> dict[str,
         "host_path": single("host_path", lambda url: (url.host, bare_path(url.path))),
         "url": single("url", lambda url: (url.host, bare_path(url.path), url.query)),
         "hosts": several("hosts", lambda url: hosts_above(url.host)),
-        "hosts_path": several("hosts_path", lambda url: [(host, bare_path(url.path)) for host in hosts_above(url.host)]),
+        "hosts_path": several(
+            "hosts_path", lambda url: [(host, bare_path(url.path)) for host in hosts_above(url.host)]
+        ),
         "prefix": several("prefix", lambda url: ((None, url.path),)),
         "host_prefix": several("host_prefix", lambda url: ((url.host, url.path),)),
         "hosts_prefix": several("hosts_prefix", lambda url: [(host, url.path) for host in hosts_above(url.host)]),
@@ -277,7 +288,8 @@ class UrlCondition(CountCondition, frozen=True, kw_only=True):
         Meta(description="an absolute URL, compared by host and path; scheme and fragment never matter"),
     ] = None
     query: Annotated[
-        Literal["ignore", "exact"] | None, Meta(description="with `url`: whether the raw query string counts")
+        Literal["ignore", "exact"] | None,
+        Meta(description="with `url`: whether the raw query string counts (default ignore)"),
     ] = None
 
     def problems(self) -> Iterator[Problem]:
@@ -327,9 +339,7 @@ class PageVisitCondition(UrlCondition, frozen=True, kw_only=True, tag="page_visi
     examples = (
         Example({"domain": "shop.example"}, "page.visit", {"url": "https://SHOP.example:443/cart?x=1"}, True),
         Example({"domain": "shop.example"}, "page.visit", {"url": "https://www.shop.example/"}, False),
-        Example(
-            {"domain": "shop.example", "subdomains": True}, "page.visit", {"url": "http://www.shop.example"}, True
-        ),
+        Example({"domain": "shop.example", "subdomains": True}, "page.visit", {"url": "http://www.shop.example"}, True),
         Example({"path": "/sale/*"}, "page.visit", {"url": "https://shop.example/sale/shoes"}, True),
         Example({"path": "/sale/*"}, "page.visit", {"url": "https://shop.example/sale"}, False),
         Example({"path": "/sale"}, "page.visit", {"url": "https://shop.example/sale/"}, True),
@@ -753,9 +763,7 @@ class CustomerCondition(Comparison, Condition, frozen=True, kw_only=True, tag="c
         name, *path = self.attribute.split(".")
         test, inner = self.test(), tuple(path)
         access = value_access(self, ".".join(path), lambda value: value)
-        atom = features.value(
-            f"attribute:{name}", self.identity(), access, lambda value: test(look_up(value, inner))
-        )
+        atom = features.value(f"attribute:{name}", self.identity(), access, lambda value: test(look_up(value, inner)))
         return [(atom, True)]
 
 

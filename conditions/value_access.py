@@ -66,8 +66,6 @@ _ACCESS: dict[Operator, Callable[[str, Read, Any], Access]] = {
     "ends_with": lambda name, read, value: Prefix(_text_slot(name, read, -1), None, value[::-1]),
     "at_least": lambda name, read, value: Range(_number_slot(name, read), None, float(value), INFINITY),
     "at_most": lambda name, read, value: Range(_number_slot(name, read), None, -INFINITY, float(value)),
-    "exists": lambda name, read, _: Exact(
-        Slot(f"exists {name}", lambda subject: read(subject) is not None), (True,)
-    ),
+    "exists": lambda name, read, _: Exact(Slot(f"exists {name}", lambda subject: read(subject) is not None), (True,)),
     "contains": lambda _name, _read, _value: Anything(),
 }

@@ -14,7 +14,7 @@ from conditions.documents import (
     parse_segment,
     parse_segments,
 )
-from connectors.json_values import JsonFault, load_json
+from conditions.json_values import JsonFault, JsonLimit, load_json
 from connectors.yaml_values import YamlFault, load_yaml
 
 Format = Literal["yaml", "json", "guess"]
@@ -54,11 +54,11 @@ def _checked(loaded: Loaded, parse: Callable[[Any], Result]) -> Result:
     return result
 
 
-def _load(source: Path | bytes, format: Format) -> Loaded:  # noqa: A002 - what a caller knows it by
+def _load(source: Path | bytes, format: Format) -> Loaded:
     if isinstance(source, Path):
-        format = _FORMATS.get(source.suffix.lower(), "guess") if format == "guess" else format
+        by_name = _FORMATS.get(source.suffix.lower(), "guess")
         with source.open("rb") as file:
-            source = file.read(MAX_DOCUMENT_BYTES + 1)
+            return _load(file.read(MAX_DOCUMENT_BYTES + 1), by_name if format == "guess" else format)
     try:
         return _parse(_text(source), format)
     except (JsonFault, YamlFault) as fault:
@@ -76,13 +76,15 @@ def _text(content: bytes) -> str:
         raise DocumentErrors([DocumentError("", message)]) from None
 
 
-def _parse(text: str, format: Format) -> Loaded:  # noqa: A002 - as above
+def _parse(text: str, format: Format) -> Loaded:
     if format == "json":
         return load_json(text)
     if format == "yaml" or not text.lstrip().startswith("{"):
         return load_yaml(text)
     try:
         return load_json(text)
+    except JsonLimit:
+        raise
     except JsonFault as fault:
         try:
             return load_yaml(text)

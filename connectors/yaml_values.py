@@ -12,12 +12,14 @@ from typing import Any
 
 import yaml
 
-from conditions.documents import MAX_DEPTH, DocumentError, join_path
+from conditions.documents import MAX_DEPTH, MAX_SEGMENTS, DocumentError, join_path
+from conditions.exact_numbers import exact_integer, exact_number
 from conditions.wording import shorten
-from connectors.exact_numbers import exact_integer, exact_number
 
 MAX_VALUES = 5_000_000
 """Values of one document, keys included: each takes memory."""
+MAX_ENTRIES = MAX_SEGMENTS
+"""Entries of one list."""
 MAX_ALIASED_CHARACTERS = 10_000_000
 """What the aliases of a document may add to it, by the text that they stand for; a value without text counts one."""
 MAX_KEY_FAULTS = 1_000
@@ -55,7 +57,7 @@ def load_yaml(text: str) -> tuple[Any, list[DocumentError]]:
         raise YamlFault(_syntax_fault(error)) from None
     except yaml.reader.ReaderError as error:
         line, column = text.count("\n", 0, error.position) + 1, error.position - text.rfind("\n", 0, error.position)
-        raise YamlFault(f"line {line}, column {column}: {error.reason}: {ascii(chr(error.character))}") from None
+        raise YamlFault(f"line {line}, column {column}: {error.reason}: {chr(error.character)!a}") from None
 
 
 def _syntax_fault(error: yaml.MarkedYAMLError) -> str:
@@ -148,6 +150,7 @@ class _Builder:
         if level is not None and level.key is None and type(level.value) is dict:
             self.take_key(event, level, text)
             return
+        self.check_room(event)
         value = scalar(text) if event.implicit[0] else text
         if event.anchor is not None:
             self.anchored[event.anchor] = (value, len(text) + 1, 0)
@@ -173,12 +176,17 @@ class _Builder:
     def open(self, value: Any, event: Any) -> None:
         self.check(event)
         self.refuse_as_key(event)
+        self.check_room(event)
         if len(self.levels) == MAX_DEPTH:
             raise self.fault(event, f"more than {MAX_DEPTH} levels of objects and lists inside each other")
         if event.anchor is not None:
             self.anchored[event.anchor] = None
         self.levels.append(_Level(value, event.anchor, self.characters))
         self.characters += 1
+
+    def check_room(self, event: Any) -> None:
+        if self.levels and len(self.levels[-1].value) == MAX_ENTRIES:
+            raise self.fault(event, f"more than {MAX_ENTRIES:,} entries in one list or object")
 
     def refuse_as_key(self, event: Any) -> None:
         if self.levels and self.levels[-1].key is None and type(self.levels[-1].value) is dict:
@@ -194,6 +202,7 @@ class _Builder:
 
     def take_alias(self, event: Any) -> None:
         self.refuse_as_key(event)
+        self.check_room(event)
         name = shorten(event.anchor)
         if event.anchor not in self.anchored:
             raise self.fault(event, f"the alias *{name} stands before its anchor &{name}, or without one")

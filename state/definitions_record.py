@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
+import xxhash
 
-from conditions.documents import SegmentDocument, fingerprint, parse_segments, to_document
+from conditions.documents import SegmentDocument, encode_segment, fingerprint, membership_fingerprint, parse_segments
 from state.store import StateError, Store, WriteSet
 
 SEGMENTS_KEY = b"segments"
@@ -23,7 +24,7 @@ def read_segments(store: Store) -> list[SegmentDocument] | None:
 
 def remember_segments(store: Store, segments: Sequence[SegmentDocument]) -> None:
     """Write the documents down beside the state, unless they are the ones that stand there."""
-    documents = msgspec.json.encode({"segments": [to_document(segment) for segment in segments]})
+    documents = b'{"segments":[' + b",".join(map(encode_segment, segments)) + b"]}"
     if store.get_meta(SEGMENTS_KEY) != documents:
         store.write(WriteSet(meta=[(SEGMENTS_KEY, documents)]))
 
@@ -36,6 +37,12 @@ def require_segments(store: Store, segments: Sequence[SegmentDocument], mend: st
         return
     if fingerprint(kept) != fingerprint(segments):
         raise StateError(f"the state was made with other segment documents ({_difference(kept, segments)}). {mend}")
+
+
+def memberships_fingerprint(segments: Sequence[SegmentDocument]) -> str:
+    """What stays the same as long as no membership can differ: ids, conditions and matches, not names and versions."""
+    parts = sorted(f"{segment.id} {membership_fingerprint(segment)}" for segment in segments)
+    return xxhash.xxh3_128_hexdigest("\n".join(parts).encode())
 
 
 def _difference(kept: Sequence[SegmentDocument], segments: Sequence[SegmentDocument]) -> str:

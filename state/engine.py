@@ -100,9 +100,7 @@ class PartitionEngine:
         customers = self._cache.prefetch(
             [*(each.customer_id for each in records if isinstance(each, Event)), *(whose for _, whose in wave)]
         )
-        computation = _Computation(
-            self.definitions, customers, self.marker, now_ms, wave, limit, self._most_changes
-        )
+        computation = _Computation(self.definitions, customers, self.marker, now_ms, wave, limit, self._most_changes)
         result = computation.result(computation.apply_all(records, clock_ms))
         self.marker = result.marker
         self._overlay.stage(result.writes)
@@ -401,6 +399,4 @@ def _readers(atoms: list[Atom]) -> dict[str, Segment]:
 
 
 def _cause(event: Event) -> Cause:
-    return Cause(
-        event.topic, event.partition, event.offset, event.event_id, event.type, format_time(event.time_ms)
-    )
+    return Cause(event.topic, event.partition, event.offset, event.event_id, event.type, format_time(event.time_ms))

@@ -5,10 +5,11 @@ Exit codes: 0 fine, 1 the work failed, 2 wrong use or an invalid input document.
 
 from __future__ import annotations
 
+import inspect
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,7 +20,7 @@ import typer
 from conditions.documents import DocumentErrors, SegmentDocument
 from conditions.times import TimeError, parse_time
 from state.store import StateError
-from streams.settings import SettingsError
+from streams.settings import Settings, SettingsError, load_settings, shown_settings
 
 FAILED, WRONG_USE = 1, 2
 INTERRUPTED = 128 + signal.SIGINT
@@ -165,7 +166,9 @@ def replay(
 
 @app.command()
 def convert(
-    purchases: Annotated[Path, typer.Argument(help="a purchase list: CSV, or columns between spaces; a header line first")],
+    purchases: Annotated[
+        Path, typer.Argument(help="a purchase list: CSV, or columns between spaces; a header line first")
+    ],
     customer: Annotated[str, typer.Option(help="name of the column with the customer")],
     date: Annotated[str, typer.Option(help="name of the column with the date or time")],
     total: Annotated[str, typer.Option(help="name of the column with the order's total")],
@@ -280,14 +283,97 @@ def explain(
         _answer("\n".join(render(answer)))
 
 
+# --- worker and topics ------------------------------------------------------------------------------------------------
+
+
+def with_settings(command: Callable[[Settings], None]) -> Callable[..., None]:
+    """Give a command one flag for each setting, and the settings in force as its only argument."""
+
+    def run(**flags: Any) -> None:
+        command(load_settings({name: flags.pop(name) for name in Settings.model_fields}), **flags)
+
+    own = [each for each in inspect.signature(command).parameters.values() if each.name != "settings"]
+    settings = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[str | None, typer.Option(f"--{name.replace('_', '-')}", help=field.description)],
+        )
+        for name, field in Settings.model_fields.items()
+    ]
+    keyword_only = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own]
+    run.__signature__ = inspect.Signature([*keyword_only, *settings])  # type: ignore[attr-defined]  # read by typer
+    run.__annotations__ = {each.name: each.annotation for each in [*keyword_only, *settings]}
+    run.__doc__, run.__name__ = command.__doc__, command.__name__
+    return run
+
+
+@app.command()
+@with_settings
+def worker(settings: Settings) -> None:
+    """Process the partitions that the consumer group gives this process, until SIGTERM."""
+    import asyncio
+
+    from streams.logs import configure_logs
+    from streams.service import serve
+
+    if settings.segments is None:
+        raise CommandError("no segments: name a file with --segments FILE", WRONG_USE)
+    configure_logs(settings)
+    asyncio.run(serve(settings, _segments(settings.segments)))
+
+
+topics = typer.Typer(help="Make and check the topics.", no_args_is_help=True)
+app.add_typer(topics, name="topics")
+
+
+@topics.command("create")
+@with_settings
+def topics_create(
+    settings: Settings,
+    partitions: Annotated[int, typer.Option(help="of every partitioned topic")] = 6,
+    replication_factor: Annotated[
+        int | None, typer.Option(help="copies of each partition (default: 3, or as many as there are brokers)")
+    ] = None,
+) -> None:
+    """Make the topics that are missing; may be called again."""
+    import asyncio
+
+    from streams.service import connection_of, topic_specs
+    from streams.kafka.topics import ensure_topics
+
+    report = asyncio.run(ensure_topics(topic_specs(settings, partitions, replication_factor), connection_of(settings)))
+    for name in report.created:
+        _answer(f"created   {name}")
+    for name in report.existing:
+        _answer(f"existing  {name}")
+
+
+@topics.command("check")
+@with_settings
+def topics_check(
+    settings: Settings, sample: Annotated[int, typer.Option(help="records to look at, of each partition")] = 1000
+) -> None:
+    """Look for what keeps a worker from working, and for customers that are split over partitions."""
+    import asyncio
+
+    from streams.service import check_everything
+
+    problems = asyncio.run(check_everything(settings, sample))
+    for problem in problems:
+        _answer(problem)
+    if problems:
+        raise typer.Exit(FAILED)
+    _answer("no problems found")
+
+
 # --- settings --------------------------------------------------------------------------------------------------------
 
 
 @app.command()
 def config(as_json: JsonOption = False) -> None:
     """Show the settings in force, secrets masked."""
-    from streams.settings import load_settings, shown_settings
-
     shown = shown_settings(load_settings())
     if as_json:
         _answer_json(shown)

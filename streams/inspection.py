@@ -65,7 +65,9 @@ class StateReader:
             raise UnknownCustomerError(f"customer {customer_id!r} is not known")
         customer = decode_customer(customer_id, record)
         features = list(customer.spilled)
-        for feature, spilled in zip(features, self._store.get_many([spill_key(key, each) for each in features]), strict=True):
+        for feature, spilled in zip(
+            features, self._store.get_many([spill_key(key, each) for each in features]), strict=True
+        ):
             if spilled is not None:
                 add_spilled(customer, feature, spilled)
         at_ms = self.marker.clock_ms
@@ -106,7 +108,9 @@ def explain_customer(readers: list[StateReader], customer_id: str, segment_id: s
     for reader in readers:
         segments = [*reader.definitions.segments.values()] if segment_id is None else [reader.segment(segment_id)]
         if reader.knows(customer_id):
-            return CustomerAnswer(customer_id, format_time(reader.marker.clock_ms), reader.explain(customer_id, segments))
+            return CustomerAnswer(
+                customer_id, format_time(reader.marker.clock_ms), reader.explain(customer_id, segments)
+            )
     raise UnknownCustomerError(f"customer {customer_id!r} is not known: no event since it was last erased")
 
 

@@ -10,14 +10,15 @@ from pathlib import Path
 import structlog
 
 from conditions.definitions import Definitions, compile_definitions
-from conditions.documents import SegmentDocument, membership_fingerprint
+from conditions.documents import SegmentDocument
 from state.changelog import Restorer, read_checkpoint, read_position, writers
-from state.definitions_record import remember_segments
+from state.definitions_record import memberships_fingerprint, remember_segments
 from state.rocksdb_store import RocksdbStore, block_cache, move_aside
 from state.store import StateError, UnreadableStateError
-from streams.kafka.changelog import ChangelogBatch, RestoreOptions, read_uncommitted, restore
+from streams.kafka.changelog import ChangelogBatch, RestoreOptions, restore
 from streams.kafka.errors import ChangelogGone
 from streams.kafka.security import Connection
+from streams.kafka.tail import read_uncommitted
 from streams.kafka.transactions import end_transaction_of
 from streams.metrics import Metrics
 from streams.outgoing import changelog_topic
@@ -49,7 +50,7 @@ class Opener:
         self._topic = changelog_topic(settings)
         self._cache = block_cache(settings.cache_mib << 20)
         self.definitions: Definitions = compile_definitions(segments)
-        self.fingerprint = membership_fingerprint(segments)
+        self.fingerprint = memberships_fingerprint(segments)
         self._standbys: dict[int, asyncio.Task[None]] = {}
 
     async def open(self, number: int, epoch: int, held: Partition | None) -> Partition:
@@ -158,7 +159,9 @@ class Opener:
         restorer.finish(restored.position, _now_ms())
         remaining.set(0)
         if ends_transactions:
-            log.info("partition_restored", partition=number, records=restored.records, seconds=round(restored.elapsed_s, 2))
+            log.info(
+                "partition_restored", partition=number, records=restored.records, seconds=round(restored.elapsed_s, 2)
+            )
 
     async def _end_open_transactions(self, number: int, store: RocksdbStore) -> None:
         """The end of the changelog is not committed: its writer is dead, or soon fenced and starts over."""

@@ -14,7 +14,7 @@ from conditions.definitions import Definitions
 from conditions.events import Event, Rejected
 from connectors.json_events import RecordDecoder, record_decoder
 from state.engine import BatchResult, PartitionEngine
-from state.store import Store
+from state.rocksdb_store import RocksdbStore
 from streams.polling import LogEnd
 from streams.settings import Settings
 
@@ -49,7 +49,7 @@ class Partition:
     """A partition that is open: restored, positioned, and decided batch by batch."""
 
     def __init__(
-        self, number: int, epoch: int, store: Store, folder: Path, definitions: Definitions, settings: Settings
+        self, number: int, epoch: int, store: RocksdbStore, folder: Path, definitions: Definitions, settings: Settings
     ) -> None:
         self.number = number
         self.epoch = epoch

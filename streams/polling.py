@@ -203,7 +203,7 @@ class PollingThread(driver.AIOKafkaConsumerThread):
     async def _fetch_records(
         self, consumer: Any, active_partitions: Any, timeout: float | None = None, max_records: int | None = None
     ) -> Any:
-        open_places = [tp for tp in active_partitions or () if tp.partition in self._epochs and tp not in self.paused]
+        open_places = {tp for tp in active_partitions or () if tp.partition in self._epochs and tp not in self.paused}
         if not self.consumer.flow_active or not open_places:
             await asyncio.sleep(IDLE_POLL_S)
             self._note_ends(consumer)

@@ -20,7 +20,13 @@ def replay_progress(events: str) -> Iterator[Callable[[Totals], None]]:
         yield lambda totals: None
         return
     known = events != "-" and not events.endswith(".gz")
-    columns = (TextColumn("replay"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), TextColumn("{task.fields[done]}"))
+    columns = (
+        TextColumn("replay"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[done]}"),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("replay", total=Path(events).stat().st_size if known else None, done="")
 

@@ -109,7 +109,9 @@ class Replay:
         progress: Callable[[Totals], None] = lambda totals: None,
     ) -> None:
         require_segments(
-            store, segments, "Use the documents of the first run, or rebuild: the same command with an empty --state folder"
+            store,
+            segments,
+            "Use the documents of the first run, or rebuild: the same command with an empty --state folder",
         )
         self._store = store
         self._engine = PartitionEngine(store, compile_definitions(segments))
@@ -154,9 +156,7 @@ class Replay:
                 f"{name} ends before line {start.input_lines}, up to which the state has applied it: is it another file? "
                 "Use the file of the first run, or an empty --state folder"
             ) from error
-        return read_batches(
-            stream, position=start.input_bytes, line_count=start.input_lines, chunk_bytes=CHUNK_BYTES
-        )
+        return read_batches(stream, position=start.input_bytes, line_count=start.input_lines, chunk_bytes=CHUNK_BYTES)
 
     def _apply(self, records: list[Event | Rejected], batch: LineBatch) -> None:
         while True:

@@ -83,9 +83,7 @@ class Settings(BaseSettings):
     cache_mib: int = Field(64, ge=8, description="MiB of RocksDB block cache, shared by all partitions")
     web_host: str = Field("127.0.0.1", description="address of /metrics, /livez and /readyz")
     web_port: int = Field(6066, ge=0, le=65535, description="port of the same; 0: any free one")
-    log_format: Literal["console", "json"] | None = Field(
-        None, description="default: console on a terminal, else json"
-    )
+    log_format: Literal["console", "json"] | None = Field(None, description="default: console on a terminal, else json")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what is logged")
 
     @field_validator("topics", mode="before")
@@ -146,8 +144,9 @@ def load_settings(flags: dict[str, Any] | None = None) -> Settings:
 
 def _line(error: Any) -> str:
     name = ".".join(str(part) for part in error["loc"])
+    message: str = error["msg"].removeprefix("Value error, ")
     where = f"{name} (flag --{name.replace('_', '-')}, variable {PREFIX}{name.upper()}, key in {SETTINGS_FILE}): "
-    return (where if name else "") + error["msg"].removeprefix("Value error, ")
+    return (where if name else "") + message
 
 
 def shown_settings(settings: Settings) -> dict[str, str]:

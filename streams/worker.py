@@ -13,7 +13,7 @@ from contextlib import suppress
 
 import msgspec
 import structlog
-from faust.types import TP
+from aiokafka import TopicPartition
 
 from conditions.definitions import Definitions
 from state.changelog import Checkpoint, Position, add_checkpoint, add_position
@@ -133,7 +133,21 @@ class Worker:
     @property
     def ready(self) -> bool:
         """Whether every assigned partition is open."""
-        return self._membership is not None and set(self._partitions) == self._membership.partitions
+        return (
+            not self._stopping.is_set()
+            and self._membership is not None
+            and set(self._partitions) == self._membership.partitions
+        )
+
+    @property
+    def waiting_for(self) -> str:
+        """Why it is not ready, in words."""
+        if self._stopping.is_set():
+            return "stopping"
+        if self._membership is None:
+            return "the group has assigned no partitions yet"
+        missing = sorted(self._membership.partitions - set(self._partitions))
+        return f"restoring partitions {', '.join(map(str, missing))}"
 
     async def _turn(self) -> None:
         if self._failure is not None:
@@ -204,7 +218,7 @@ class Worker:
         self._on_step("before_write")
         for each in decided:
             number = each.partition.number
-            offset = written[TP(changelog_topic(self._settings), number)] + 1
+            offset = written[TopicPartition(changelog_topic(self._settings), number)] + 1
             add_position(each.result.writes, Position(changelog_topic(self._settings), offset, _now_ms()))
             each.partition.engine.commit()
         self._on_step("written")
@@ -272,7 +286,9 @@ class Worker:
         openings, self._openings = self._openings, {}
         for task in openings.values():
             task.cancel()
-        for number, done in zip(openings, await asyncio.gather(*openings.values(), return_exceptions=True), strict=True):
+        for number, done in zip(
+            openings, await asyncio.gather(*openings.values(), return_exceptions=True), strict=True
+        ):
             if isinstance(done, Partition):
                 self._partitions[number] = done
 
@@ -293,10 +309,10 @@ class Worker:
         return self.thread
 
 
-def _offsets(decided: Decided) -> dict[TP, int]:
+def _offsets(decided: Decided) -> dict[TopicPartition, int]:
     """The next offset of every topic of the partition: without offsets a transaction would not be fenced."""
     applied = decided.result.marker.applied
-    return {TP(topic, decided.partition.number): offset + 1 for topic, offset in applied.items()}
+    return {TopicPartition(topic, decided.partition.number): offset + 1 for topic, offset in applied.items()}
 
 
 class Trouble:

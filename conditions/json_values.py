@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from conditions.documents import MAX_DEPTH, DocumentError, join_path
-from connectors.exact_numbers import exact_integer, exact_number
+from conditions.documents import MAX_DEPTH, DocumentError, SegmentDocument, join_path, parse_segments
+from conditions.exact_numbers import exact_integer, exact_number
 
-MAX_OBJECTS = 5_000_000
-"""Objects and lists of one document: each takes memory."""
+MAX_MARKS = 10_000_000
+"""Brackets, braces, colons and commas of one document: what stands between them takes memory."""
+MAX_REPEATING = 1_000
 
 
 class JsonFault(Exception):
-    """The first place where the text is no JSON, or exceeds a limit."""
+    """The first place where the text is no JSON."""
+
+
+class JsonLimit(JsonFault):
+    """The text may be JSON, but exceeds a limit."""
 
 
 def load_json(text: str) -> tuple[Any, list[DocumentError]]:
@@ -21,27 +26,41 @@ def load_json(text: str) -> tuple[Any, list[DocumentError]]:
 
     NaN and infinities are read as such, and left to whoever checks the numbers.
     """
-    if text.count("{") + text.count("[") > MAX_OBJECTS:
-        raise JsonFault(f"more than {MAX_OBJECTS:,} objects and lists in one document")
+    if sum(map(text.count, "{[:,")) > MAX_MARKS:
+        raise JsonLimit(f"more than {MAX_MARKS:,} brackets, braces, colons and commas in one document")
     repeating: list[_Repeating] = []
 
     def to_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
-        if len(found) == len(pairs):
+        if len(found) == len(pairs) or len(repeating) == MAX_REPEATING:
             return found
         repeating.append(_Repeating(pairs))
         return repeating[-1]
 
     try:
+        # The standard library's parser is the one that tells digits as written, and names that stand twice.
         value = json.loads(
             text, object_pairs_hook=to_object, parse_int=exact_integer, parse_float=exact_number, parse_constant=float
         )
     except json.JSONDecodeError as error:
-        message = error.msg[0].lower() + error.msg[1:]
+        message = _MESSAGES.get(error.msg) or error.msg[0].lower() + error.msg[1:].replace("xpecting", "xpected")
         raise JsonFault(f"line {error.lineno}, column {error.colno}: {message}") from None
     except RecursionError:
-        raise JsonFault(f"more than {MAX_DEPTH} levels of objects and lists inside each other") from None
+        raise JsonLimit(f"more than {MAX_DEPTH} levels of objects and lists inside each other") from None
     return value, _repeats(value, "", 1) if repeating else []
+
+
+_MESSAGES = {
+    "Extra data": "expected the end of the document",
+    "Invalid control character at": "a control character that is not escaped",
+    "Unterminated string starting at": "a string without end",
+}
+
+
+def decode_segments(content: bytes) -> list[SegmentDocument]:
+    """The segments of `{"segments": […]}` as `encode_segment` wrote each, with every digit. Raises DocumentErrors."""
+    value, _ = load_json(content.decode())
+    return parse_segments(value)
 
 
 class _Repeating(dict[str, Any]):
@@ -50,7 +69,11 @@ class _Repeating(dict[str, Any]):
     def __init__(self, pairs: list[tuple[str, Any]]) -> None:
         super().__init__(reversed(pairs))
         seen: set[str] = set()
-        self.repeated = [name for name, _ in pairs if name in seen or seen.add(name)]
+        self.repeated: dict[str, None] = {}
+        for name, _ in pairs:
+            if name in seen:
+                self.repeated[name] = None
+            seen.add(name)
 
 
 def _repeats(value: Any, path: str, depth: int) -> list[DocumentError]:

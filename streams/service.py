@@ -1,0 +1,190 @@
+"""`rollcall worker`: one process from start to end. Any task that dies ends it, with the reason."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+from uuid import uuid4
+
+import structlog
+
+from conditions.documents import SegmentDocument
+from state.store import StateError
+from streams.application import attach, build_application
+from streams.kafka.errors import Refused, Unreachable
+from streams.kafka.keys import find_split_customers
+from streams.kafka.security import Connection, security_settings
+from streams.kafka.topics import Output, Problem, Severity, TopicSpec, check_topics
+from streams.kafka.transactions import FencedProducer, ProducerOptions
+from streams.metrics import Metrics
+from streams.opening import Opener
+from streams.outgoing import changelog_topic
+from streams.settings import Settings
+from streams.web import WebServer
+from streams.worker import Trouble, Worker
+
+log = structlog.get_logger(__name__)
+
+STOP_TIMEOUT_S = 8.0
+
+
+def connection_of(settings: Settings) -> Connection:
+    """How to reach Kafka with these settings. Raises Refused."""
+    password = settings.sasl_password
+    return Connection(
+        settings.bootstrap_servers,
+        security_settings(
+            security_protocol=settings.security_protocol,
+            sasl_mechanism=settings.sasl_mechanism,
+            sasl_username=settings.sasl_username,
+            sasl_password=None if password is None else password.get_secret_value(),
+            ssl_cafile=None if settings.ssl_cafile is None else str(settings.ssl_cafile),
+            ssl_certfile=None if settings.ssl_certfile is None else str(settings.ssl_certfile),
+            ssl_keyfile=None if settings.ssl_keyfile is None else str(settings.ssl_keyfile),
+        ),
+    )
+
+
+def output_topics(settings: Settings) -> list[Output]:
+    """The topics a worker writes."""
+    memberships = [Output(settings.memberships_topic, compacted=True)] if settings.memberships_topic else []
+    return [
+        Output(settings.changes_topic),
+        *memberships,
+        Output(settings.dead_letters_topic),
+        Output(changelog_topic(settings), compacted=True),
+    ]
+
+
+class DataDir:
+    """The worker's folder, locked, and the transactional id that lives in it.
+
+    A restarted worker has the same id, and so ends its own open transaction at once.
+    """
+
+    def __init__(self, folder: Path, app_id: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock: IO[str] = (folder / "lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise StateError(f"{folder} is in use by another worker: give each worker its own --data-dir") from None
+        path = folder / f"{app_id}.transactional-id"
+        if not path.exists():
+            fresh = path.with_suffix(".new")
+            fresh.write_text(f"{app_id}-{uuid4().hex[:12]}\n")
+            os.replace(fresh, path)
+        self.transactional_id = path.read_text().strip()
+
+    def close(self) -> None:
+        self._lock.close()
+
+
+async def serve(
+    settings: Settings, segments: Sequence[SegmentDocument], on_step: Callable[[str], None] = lambda step: None
+) -> None:
+    """Run a worker until SIGTERM or SIGINT. Raises StreamsError and StateError for what trying again cannot mend."""
+    connection = connection_of(settings)
+    metrics = Metrics()
+    data_dir = DataDir(settings.data_dir, settings.app_id)
+    try:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        opener = Opener(settings, segments, connection, data_dir.transactional_id, metrics)
+        options = ProducerOptions(
+            transaction_timeout_ms=settings.transaction_timeout_ms, message_max_bytes=settings.message_max_bytes
+        )
+        producer = FencedProducer(connection, data_dir.transactional_id, options=options, on_step=on_step)
+        worker = Worker(settings, opener.definitions, producer, opener, metrics, on_step)
+        web = WebServer(settings, worker, metrics)
+        await web.start()
+        try:
+            await _until_stopped(settings, connection, worker, stop)
+        finally:
+            await web.stop()
+    finally:
+        data_dir.close()
+
+
+async def _until_stopped(settings: Settings, connection: Connection, worker: Worker, stop: asyncio.Event) -> None:
+    stopping = asyncio.create_task(stop.wait())
+    prepared = asyncio.create_task(_prepare(settings, connection, worker))
+    await asyncio.wait({stopping, prepared}, return_when=asyncio.FIRST_COMPLETED)
+    if not prepared.done():
+        worker.stop()
+        prepared.cancel()
+        await asyncio.gather(prepared, return_exceptions=True)
+        return
+    prepared.result()
+    app = build_application(settings, connection, worker)
+    attach(app, settings, connection, worker)
+    await app.start()
+    running = asyncio.create_task(worker.run())
+    crashed = asyncio.create_task(app.wait_until_stopped())
+    log.info("worker_started", app_id=settings.app_id, bootstrap_servers=settings.bootstrap_servers)
+    await asyncio.wait({stopping, running, crashed}, return_when=asyncio.FIRST_COMPLETED)
+    log.info("worker_stopping")
+    worker.stop()
+    try:
+        await asyncio.wait_for(running, STOP_TIMEOUT_S)
+    finally:
+        stopping.cancel()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(app.stop(), STOP_TIMEOUT_S)
+        crashed.cancel()
+        await asyncio.gather(crashed, return_exceptions=True)
+    if not stop.is_set():
+        raise Refused(f"the consumer of group {settings.app_id} ended by itself: see the log above for the reason")
+
+
+async def _prepare(settings: Settings, connection: Connection, worker: Worker) -> None:
+    """Wait for Kafka, check the topics, and end what this worker's last life left open."""
+    problems = await _checked_topics(settings, connection, worker)
+    for problem in problems:
+        log.warning("topic_problem", code=problem.code, topic=problem.topic, message=problem.message)
+    fatal = [problem.message for problem in problems if problem.severity is Severity.ERROR]
+    if fatal:
+        raise Refused("\n".join(fatal))
+    await worker.start()
+
+
+async def _checked_topics(settings: Settings, connection: Connection, worker: Worker) -> list[Problem]:
+    trouble = Trouble()
+    while True:
+        try:
+            return await check_topics(settings.topics, output_topics(settings), connection)
+        except Unreachable as error:
+            trouble.note(error)
+            worker.progress_at = time.monotonic()
+            await asyncio.sleep(trouble.pause_s)
+
+
+def topic_specs(settings: Settings, partitions: int, replication_factor: int | None) -> list[TopicSpec]:
+    """Every topic that this application reads or writes, as it should be made."""
+    compacted = {"cleanup.policy": "compact"}
+    specs = [TopicSpec(name, partitions, replication_factor) for name in settings.topics]
+    specs += [
+        TopicSpec(output.name, partitions, replication_factor, compacted if output.compacted else {})
+        for output in output_topics(settings)
+    ]
+    return [*specs, TopicSpec(settings.definitions_topic, 1, replication_factor, compacted)]
+
+
+async def check_everything(settings: Settings, sample: int) -> list[str]:
+    """All problems of the topics, as lines. Raises StreamsError."""
+    connection = connection_of(settings)
+    problems = await check_topics(settings.topics, output_topics(settings), connection)
+    lines = [f"{problem.severity}: {problem.message}" for problem in problems]
+    if not lines:
+        report = await find_split_customers(settings.topics, connection, sample=sample)
+        lines += report.messages()
+    return lines

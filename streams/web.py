@@ -1,0 +1,67 @@
+"""The worker's small web server: /livez, /readyz and /metrics."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import structlog
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from state.store import StateError
+from streams.metrics import Metrics
+from streams.settings import Settings
+from streams.worker import Worker
+
+log = structlog.get_logger(__name__)
+
+STUCK_AFTER_S = 60.0
+
+
+class WebServer:
+    """Answers an orchestrator and Prometheus."""
+
+    def __init__(self, settings: Settings, worker: Worker, metrics: Metrics) -> None:
+        self._settings = settings
+        self._worker = worker
+        self._metrics = metrics
+        self._runner: web.AppRunner | None = None
+        self.port = settings.web_port
+
+    async def start(self) -> None:
+        """Listen. Raises StateError where the port is taken."""
+        app = web.Application()
+        app.router.add_get("/livez", self._livez)
+        app.router.add_get("/readyz", self._readyz)
+        app.router.add_get("/metrics", self._metrics_page)
+        self._runner = web.AppRunner(app, access_log=None)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, self._settings.web_host, self._settings.web_port)
+        try:
+            await site.start()
+        except OSError as error:
+            raise StateError(
+                f"cannot listen on {self._settings.web_host}:{self._settings.web_port} ({error.strerror}): "
+                "choose another --web-port, or 0 for any free one"
+            ) from error
+        self.port = self._runner.addresses[0][1]
+        log.info("web_started", host=self._settings.web_host, port=self.port)
+
+    async def stop(self) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def _livez(self, _: Any) -> web.Response:
+        idle_s = time.monotonic() - self._worker.progress_at
+        if idle_s > STUCK_AFTER_S:
+            return web.Response(status=503, text=f"no progress for {idle_s:.0f} s\n")
+        return web.Response(text="ok\n")
+
+    async def _readyz(self, _: Any) -> web.Response:
+        if not self._worker.ready:
+            return web.Response(status=503, text=f"not ready: {self._worker.waiting_for}\n")
+        return web.Response(text="ready\n")
+
+    async def _metrics_page(self, _: Any) -> web.Response:
+        return web.Response(body=generate_latest(self._metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
