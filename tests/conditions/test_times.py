@@ -147,10 +147,10 @@ def test_times_outside_1970_to_9999_cannot_be_formatted(time_ms: int) -> None:
 
 def test_the_caches_stay_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(times, "_CACHE_ENTRIES", 8)
-    monkeypatch.setattr(times, "_minute_ms", {})
-    monkeypatch.setattr(times, "_day_text", {})
+    monkeypatch.setattr(times, "_hour_ms", {})
+    monkeypatch.setattr(times, "_hour_text", {})
     for day in range(100):
         time_ms = day * times.DAY_MS + 61_001
         assert parse_time(format_time(time_ms)) == time_ms
-    assert len(times._minute_ms) <= 8
-    assert len(times._day_text) <= 8
+    assert len(times._hour_ms) <= 8
+    assert len(times._hour_text) <= 8

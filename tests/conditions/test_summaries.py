@@ -1,0 +1,150 @@
+"""Order, repetition and splits into batches change nothing; merging equals summarising both streams."""
+
+from __future__ import annotations
+
+import random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conditions.definitions import Definitions, compile_definitions
+from conditions.documents import parse_segments
+from conditions.events import Event, Order
+from conditions.features import CountFeature, SumFeature, Summaries
+from conditions.merging import merge_amounts, merge_entries, merge_registers
+from state.engine import PartitionEngine
+from state.memory_store import MemoryStore
+
+CLOCK_MS = 100_000
+
+times = st.integers(0, CLOCK_MS)
+id_hashes = st.integers(0, 5)
+entries = st.lists(st.tuples(times, id_hashes, st.integers(0, 10**9)), max_size=40)
+
+
+def event(time_ms: int, name: int = 0, amount: int = 0, *, customer: str = "c", clock_ms: int = CLOCK_MS) -> Event:
+    order = Order(f"o{name}", amount)
+    return Event(f"e{name}", "purchase.order", customer, time_ms, clock_ms, 0, {}, order)
+
+
+def counted(stream: list[tuple[int, int, int]], keep: int) -> list[int]:
+    feature = CountFeature("f", 0, 1 << 62)
+    feature.atom(keep, 1 << 62)
+    summaries = Summaries()
+    for time_ms, id_hash, _ in stream:
+        feature.fold(summaries, event(time_ms), id_hash, CLOCK_MS, [])
+    return summaries.counts.get(feature.key, [])
+
+
+def summed(stream: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+    feature = SumFeature("f", 0, 1 << 62, lambda each: each.payload.total_micros)  # type: ignore[union-attr]  # orders only
+    feature.atom(1, 1 << 62)
+    summaries = Summaries()
+    for time_ms, id_hash, amount in stream:
+        feature.fold(summaries, event(time_ms, amount=amount), id_hash, CLOCK_MS, [])
+    return summaries.sums.get(feature.key, [])
+
+
+def once(stream: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+    """Each event (time and id) with one amount only."""
+    return [(*key, amount) for key, amount in {each[:2]: each[2] for each in stream}.items()]
+
+
+@given(entries, st.integers(1, 6), st.randoms(use_true_random=False))
+def test_order_and_repetition_change_no_count_summary(
+    stream: list[tuple[int, int, int]], keep: int, chance: random.Random
+) -> None:
+    shuffled = stream + [each for each in stream if chance.random() < 0.5]
+    chance.shuffle(shuffled)
+
+    assert counted(shuffled, keep) == counted(stream, keep)
+
+
+@given(entries, st.integers(1, 6))
+def test_a_count_summary_is_the_newest_of_the_set_of_events(stream: list[tuple[int, int, int]], keep: int) -> None:
+    newest = sorted({each[:2] for each in stream})[-keep:]
+
+    assert counted(stream, keep) == [part for entry in newest for part in entry]
+
+
+@given(entries, entries, st.integers(1, 6))
+def test_merging_count_summaries_equals_counting_both_streams(
+    first: list[tuple[int, int, int]], second: list[tuple[int, int, int]], keep: int
+) -> None:
+    assert merge_entries(counted(first, keep), counted(second, keep), keep) == counted(first + second, keep)
+
+
+@given(entries, st.randoms(use_true_random=False))
+def test_order_and_repetition_change_no_sum_summary(stream: list[tuple[int, int, int]], chance: random.Random) -> None:
+    stream = once(stream)
+    shuffled = stream + [each for each in stream if chance.random() < 0.5]
+    chance.shuffle(shuffled)
+
+    assert summed(shuffled) == summed(stream) == sorted(stream)
+
+
+@given(entries, st.integers(0, 40))
+def test_merging_sum_summaries_equals_adding_up_both_streams(stream: list[tuple[int, int, int]], cut: int) -> None:
+    stream = once(stream)
+    first, second = stream[:cut], stream[max(0, cut - 3) :]
+
+    assert merge_amounts(summed(first), summed(second)) == summed(stream)
+
+
+def test_merging_registers_takes_the_newer_value_and_the_later_record_at_the_same_time() -> None:
+    assert merge_registers((5, "old", [1]), (7, "new", [2])) == (7, "new", [2])
+    assert merge_registers((7, "new", [2]), (5, "old", [1])) == (7, "new", [2])
+    assert merge_registers((5, "a", [1]), (5, "b", [2])) == (5, "b", [1, 2])
+    assert merge_registers((5, "b", [1, 2]), (5, "a", [1])) == (5, "b", [1, 2])
+
+
+SEGMENTS = {
+    "segments": [
+        {"id": "a", "name": "a", "conditions": [{"kind": "transaction", "min": 1, "at_least": 2, "within": "20s"}]},
+        {"id": "b", "name": "b", "conditions": [{"kind": "spend", "min": 5, "max": 9, "within": "30s"}]},
+        {"id": "c", "name": "c", "conditions": [{"kind": "transaction", "min": 1, "within": "10s", "negate": True}]},
+    ]
+}
+
+
+def definitions() -> Definitions:
+    return compile_definitions(parse_segments(SEGMENTS))
+
+
+def said(engine: PartitionEngine, batches: list[list[Event]]) -> list[tuple[str, str, str, int]]:
+    found = []
+    for batch in batches:
+        rest = batch
+        while rest:
+            result = engine.run(rest, 0)
+            engine.commit()
+            found += [(each.customer_id, each.segment_id, each.effective_at, each.sequence) for each in result.changes]
+            rest = rest[result.consumed :]
+    return found
+
+
+streams = st.lists(
+    st.tuples(st.integers(0, 3), st.integers(0, 60_000), st.integers(0, 9_000), st.integers(0, 9)), max_size=60
+)
+
+
+def as_events(stream: list[tuple[int, int, int, int]]) -> list[Event]:
+    return [
+        event(record_ms - min(record_ms, late_ms), name, name * 1_000_000, customer=f"c{whose}", clock_ms=record_ms)
+        for whose, record_ms, late_ms, name in stream
+    ]
+
+
+@given(streams, st.lists(st.integers(0, 60), max_size=6), st.integers(1, 5))
+def test_any_split_into_batches_says_the_same_changes(
+    stream: list[tuple[int, int, int, int]], cuts: list[int], most_deadlines: int
+) -> None:
+    events = as_events(stream)
+    bounds = [0, *sorted(cuts), len(events)]
+    batches = [events[start:end] for start, end in zip(bounds, bounds[1:], strict=False)]
+    whole = PartitionEngine(MemoryStore(), definitions())
+    split = PartitionEngine(
+        MemoryStore(), definitions(), most_deadlines=most_deadlines, most_changes=3, cached_customers=1
+    )
+
+    assert said(split, batches) == said(whole, [events])
