@@ -123,7 +123,7 @@ def to_document(segment: SegmentDocument) -> dict[str, Any]:
 
 
 def encode_segment(segment: SegmentDocument) -> bytes:
-    """The segment as JSON, byte for byte the same for equal segments. A plain JSON parser may lose digits of amounts."""
+    """The segment as JSON, byte for byte the same for equal segments. A plain parser may lose digits of amounts."""
     return _canonical.encode(segment)
 
 

@@ -14,7 +14,10 @@ def exact_integer(text: str) -> int | float:
 
 
 def exact_number(text: str) -> float | Decimal:
-    """The number as a double where that tells every digit written, else as a Decimal. Beyond doubles: an infinity."""
+    """The number as a double where that tells every digit written, else as a Decimal.
+
+    What is beyond doubles comes as an infinity, what is too near to zero may come as zero.
+    """
     double = float(text)
     if len(text) <= _DIGITS_OF_DOUBLES or double in {float("inf"), float("-inf")}:
         return double

@@ -6,7 +6,7 @@ To add a kind, write its record here: the parser, the JSON Schema, the reference
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from decimal import Decimal
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
 
@@ -15,7 +15,7 @@ from msgspec import Meta
 
 from conditions.events import Event, Order, PageVisit, Url
 from conditions.features import FOREVER, Atom
-from conditions.index import Access, Anything, Exact, Prefix, Range, Slot, Test
+from conditions.index import Access, Anything, Exact, Part, Prefix, Range, Slot, Test
 from conditions.money import to_micros
 from conditions.times import parse_time
 from conditions.urls import parse_url
@@ -30,7 +30,7 @@ UNBOUNDED = float("inf")
 # A JSON integer stands for its decimal digits, in documents as in events.
 IDENTIFIER = {"identifier": True}
 Identifier = Annotated[str, Meta(min_length=1, max_length=1000, extra=IDENTIFIER, extra_json_schema=IDENTIFIER)]
-AMOUNT_LIMIT = 10**12
+AMOUNT_LIMIT = 10**18
 # A Decimal where a double does not tell all the digits that were written.
 Amount = Annotated[int, Meta(ge=0, lt=AMOUNT_LIMIT)] | Annotated[float, Meta(ge=0, lt=AMOUNT_LIMIT)] | Decimal
 Duration = Annotated[
@@ -195,7 +195,7 @@ def duration_ms(within: str) -> int:
 def bounds_problems(low: Amount | None, high: Amount | None) -> Iterator[Problem]:
     for field, bound in (("min", low), ("max", high)):
         if isinstance(bound, Decimal) and not (bound.is_finite() and 0 <= bound < AMOUNT_LIMIT):
-            yield field, f"expected a number from 0 to below 10^12, got {bound:.6e}"
+            yield field, f"expected a number from 0 to below {AMOUNT_LIMIT:,}, got {bound:.6e}"
             return
     if low is None and high is None:
         yield "min", "expected min, max or both, got neither"
@@ -227,33 +227,34 @@ def hosts_above(host: str) -> list[str]:
 def url_slots(side: str, url_of: Callable[[PageVisit], Url | None]) -> dict[str, Slot]:
     """The slots of one URL of a page visit. Only page.visit events are asked; where there is no URL, nothing is found."""
 
-    def single(name: str, read: Callable[[Url], Any]) -> Slot:
-        def key(event: Event) -> Any:
-            url = url_of(event.payload)  # type: ignore[arg-type]  # page.visit events only
-            return None if url is None else read(url)
+    def url(event: Event) -> Url | None:
+        return url_of(event.payload)  # type: ignore[arg-type]  # page.visit events only
 
-        return Slot(f"{side}.{name}", key)
+    def address(event: Event) -> tuple[str, str] | None:
+        found = url_of(event.payload)  # type: ignore[arg-type]  # page.visit events only
+        return None if found is None else (found.host, found.path)
 
-    def several(name: str, read: Callable[[Url], Any]) -> Slot:
-        def keys(event: Event) -> Any:
-            url = url_of(event.payload)  # type: ignore[arg-type]  # page.visit events only
-            return () if url is None else read(url)
+    whole, page = Part(f"{side}.url", url), Part(f"{side}.address", address)
 
-        return Slot(f"{side}.{name}", keys, several=True)
+    def single(name: str, read: Callable[[str, str], Any]) -> Slot:
+        return Slot(f"{side}.{name}", lambda address: None if address is None else read(*address), part=page)
+
+    def several(name: str, read: Callable[[str, str], Any]) -> Slot:
+        return Slot(
+            f"{side}.{name}", lambda address: () if address is None else read(*address), several=True, part=page
+        )
 
     return {
-        "present": single("present", lambda url: True),
-        "host": single("host", lambda url: url.host),
-        "path": single("path", lambda url: bare_path(url.path)),
-        "host_path": single("host_path", lambda url: (url.host, bare_path(url.path))),
-        "url": single("url", lambda url: (url.host, bare_path(url.path), url.query)),
-        "hosts": several("hosts", lambda url: hosts_above(url.host)),
-        "hosts_path": several(
-            "hosts_path", lambda url: [(host, bare_path(url.path)) for host in hosts_above(url.host)]
-        ),
-        "prefix": several("prefix", lambda url: ((None, url.path),)),
-        "host_prefix": several("host_prefix", lambda url: ((url.host, url.path),)),
-        "hosts_prefix": several("hosts_prefix", lambda url: [(host, url.path) for host in hosts_above(url.host)]),
+        "present": single("present", lambda host, path: True),
+        "host": single("host", lambda host, path: host),
+        "path": single("path", lambda host, path: bare_path(path)),
+        "host_path": single("host_path", lambda host, path: (host, bare_path(path))),
+        "url": Slot(f"{side}.url", lambda url: url and (url.host, bare_path(url.path), url.query), part=whole),
+        "hosts": several("hosts", lambda host, path: hosts_above(host)),
+        "hosts_path": several("hosts_path", lambda host, path: [(each, bare_path(path)) for each in hosts_above(host)]),
+        "prefix": several("prefix", lambda host, path: ((None, path),)),
+        "host_prefix": several("host_prefix", lambda host, path: ((host, path),)),
+        "hosts_prefix": several("hosts_prefix", lambda host, path: [(each, path) for each in hosts_above(host)]),
     }
 
 
@@ -377,7 +378,12 @@ def payload_slot(name: str, read: Callable[[Any], Any], *, several: bool = False
     return Slot(name, lambda event: read(event.payload), several)
 
 
-CAMPAIGN = payload_slot("message.campaign_id", lambda message: message.campaign_id)
+def payload_field(name: str, read: Callable[[Any], Hashable]) -> Slot:
+    """A slot that is one field of the payload; only events of the types that have it are asked."""
+    return Slot(name, lambda value: value, part=Part(name, lambda event: read(event.payload)))
+
+
+CAMPAIGN = payload_field("message.campaign_id", lambda message: message.campaign_id)
 
 
 class MessageCondition(CountCondition, frozen=True, kw_only=True):
@@ -430,8 +436,8 @@ class PushCondition(MessageCondition, frozen=True, kw_only=True, tag="push"):
 # --- places and screens ----------------------------------------------------------------------------------------------
 
 
-LOCATION = payload_slot("location.location_id", lambda visit: visit.location_id)
-SCREEN = payload_slot("app.screen", lambda screen: screen.screen)
+LOCATION = payload_field("location.location_id", lambda visit: visit.location_id)
+SCREEN = payload_field("app.screen", lambda screen: screen.screen)
 
 
 class LocationCondition(CountCondition, frozen=True, kw_only=True, tag="location"):

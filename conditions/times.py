@@ -9,6 +9,7 @@ MAX_TIME_MS = 253_402_300_799_999
 """9999-12-31T23:59:59.999Z, the last instant RFC 3339 can write."""
 
 MINUTE_MS = 60_000
+HOUR_MS = 3_600_000
 DAY_MS = 86_400_000
 
 _CACHE_ENTRIES = 65_536
@@ -20,13 +21,14 @@ _RFC_3339 = re.compile(
     r"(?:[Zz]|([+-])([01][0-9]|2[0-3]):([0-5][0-9]))"
 )
 
-_second_ms = {f"{second:02}": second * 1000 for second in range(60)}
+_within_hour_ms = {
+    f":{minute:02}:{second:02}": (minute * 60 + second) * 1000 for minute in range(60) for second in range(60)
+}
+_within_hour_text = list(_within_hour_ms)
 _tail_ms = {"Z": 0} | {f".{ms:03}Z": ms for ms in range(1000)}
 _tail_text = [f".{ms:03}Z" for ms in range(1000)]
-_minute_ms: dict[str, int] = {}
-_day_text: dict[int, str] = {}
-_minute_text = [f"{hour:02}:{minute:02}:" for hour in range(24) for minute in range(60)]
-_second_text = [f"{second:02}" for second in range(60)]
+_hour_ms: dict[str, int] = {}
+_hour_text: dict[int, str] = {}
 
 
 class TimeError(ValueError):
@@ -47,7 +49,7 @@ def parse_time(value: object) -> int:
     """
     if type(value) is str:
         try:
-            return _minute_ms[value[:17]] + _second_ms[value[17:19]] + _tail_ms[value[19:]]
+            return _hour_ms[value[:13]] + _within_hour_ms[value[13:19]] + _tail_ms[value[19:]]
         except KeyError:
             return _parse_text(value)
     if isinstance(value, int) and not isinstance(value, bool):
@@ -60,19 +62,18 @@ def format_time(time_ms: int) -> str:
 
     Raises ValueError outside 1970 to 9999.
     """
-    days, rest = divmod(time_ms, DAY_MS)
-    minutes, rest = divmod(rest, MINUTE_MS)
+    hours, rest = divmod(time_ms, HOUR_MS)
     seconds, ms = divmod(rest, 1000)
-    return (_day_text.get(days) or _format_day(days)) + _minute_text[minutes] + _second_text[seconds] + _tail_text[ms]
+    return (_hour_text.get(hours) or _format_hour(hours)) + _within_hour_text[seconds] + _tail_text[ms]
 
 
-def _format_day(days: int) -> str:
-    if not 0 <= days <= MAX_TIME_MS // DAY_MS:
-        raise ValueError(f"expected a time between 1970 and 9999, got day {days}")
-    if len(_day_text) >= _CACHE_ENTRIES:
-        _day_text.clear()
-    text = (_EPOCH + timedelta(days=days)).strftime("%Y-%m-%dT")
-    _day_text[days] = text
+def _format_hour(hours: int) -> str:
+    if not 0 <= hours <= MAX_TIME_MS // HOUR_MS:
+        raise ValueError(f"expected a time between 1970 and 9999, got hour {hours}")
+    if len(_hour_text) >= _CACHE_ENTRIES:
+        _hour_text.clear()
+    text = (_EPOCH + timedelta(hours=hours)).strftime("%Y-%m-%dT%H")
+    _hour_text[hours] = text
     return text
 
 
@@ -81,8 +82,9 @@ def _parse_text(text: str) -> int:
     if match is None:
         raise TimeError("bad_time", "expected RFC 3339 with an offset, such as 2026-01-31T23:59:59.000Z")
     year, month, day, hour, minute, second, fraction, sign, offset_hours, offset_minutes = match.groups()
-    minute_ms = _day_ms(year, month, day) + (int(hour) * 60 + int(minute)) * MINUTE_MS
-    _remember_minute(text, minute_ms)
+    hour_ms = _day_ms(year, month, day) + int(hour) * HOUR_MS
+    _remember_hour(text, hour_ms)
+    minute_ms = hour_ms + int(minute) * MINUTE_MS
     if sign is not None:
         offset_ms = (int(offset_hours) * 60 + int(offset_minutes)) * MINUTE_MS
         minute_ms += offset_ms if sign == "-" else -offset_ms
@@ -100,13 +102,13 @@ def _day_ms(year: str, month: str, day: str) -> int:
         raise TimeError("bad_time", f"expected a date that exists: {error}") from None
 
 
-def _remember_minute(text: str, minute_ms: int) -> None:
-    """Let the next time of this minute take the short way, which checks no range."""
-    if not 0 <= minute_ms <= MAX_TIME_MS:
+def _remember_hour(text: str, hour_ms: int) -> None:
+    """Let the next time of this hour take the short way, which checks no range."""
+    if not 0 <= hour_ms <= MAX_TIME_MS:
         return
-    if len(_minute_ms) >= _CACHE_ENTRIES:
-        _minute_ms.clear()
-    _minute_ms[text[:17]] = minute_ms
+    if len(_hour_ms) >= _CACHE_ENTRIES:
+        _hour_ms.clear()
+    _hour_ms[text[:13]] = hour_ms
 
 
 def _ends_month(next_minute_ms: int) -> bool:

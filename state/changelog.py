@@ -7,7 +7,7 @@ stand in the customers' records.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import msgspec
 
@@ -127,12 +127,3 @@ def read_checkpoint(store: Store) -> Checkpoint | None:
     """The checkpoint the local state holds; None for a new one."""
     found = store.get_meta(LOCAL_CHECKPOINT_KEY)
     return None if found is None else msgspec.msgpack.decode(found, type=Checkpoint)
-
-
-def writers(records: Sequence[tuple[bytes | None, bytes | None]]) -> set[str]:
-    """The transactional ids that wrote these changelog records, as far as checkpoints among them tell."""
-    return {
-        msgspec.msgpack.decode(value, type=Checkpoint).writer
-        for key, value in records
-        if key == CHECKPOINT_KEY and value is not None
-    }

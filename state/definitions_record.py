@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import msgspec
 import xxhash
 
-from conditions.documents import SegmentDocument, encode_segment, fingerprint, membership_fingerprint, parse_segments
+from conditions.documents import SegmentDocument, encode_segment, fingerprint, membership_fingerprint
+from conditions.json_values import decode_segments
 from state.store import StateError, Store, WriteSet
 
 SEGMENTS_KEY = b"segments"
@@ -19,7 +19,7 @@ SEGMENTS_KEY = b"segments"
 def read_segments(store: Store) -> list[SegmentDocument] | None:
     """The documents this state was made with; None for a new one."""
     found = store.get_meta(SEGMENTS_KEY)
-    return None if found is None else parse_segments(msgspec.json.decode(found))
+    return None if found is None else decode_segments(found)
 
 
 def remember_segments(store: Store, segments: Sequence[SegmentDocument]) -> None:

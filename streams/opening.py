@@ -11,14 +11,14 @@ import structlog
 
 from conditions.definitions import Definitions, compile_definitions
 from conditions.documents import SegmentDocument
-from state.changelog import Restorer, read_checkpoint, read_position, writers
+from state.changelog import Restorer, read_checkpoint, read_position
 from state.definitions_record import memberships_fingerprint, remember_segments
 from state.rocksdb_store import RocksdbStore, block_cache, move_aside
 from state.store import StateError, UnreadableStateError
 from streams.kafka.changelog import ChangelogBatch, RestoreOptions, restore
 from streams.kafka.errors import ChangelogGone
+from streams.kafka.open_transactions import open_writers
 from streams.kafka.security import Connection
-from streams.kafka.tail import read_uncommitted
 from streams.kafka.transactions import end_transaction_of
 from streams.metrics import Metrics
 from streams.outgoing import changelog_topic
@@ -145,7 +145,7 @@ class Opener:
 
         async def on_stalled() -> None:
             if ends_transactions:
-                await self._end_open_transactions(number, store)
+                await self._end_open_transactions(number)
 
         restored = await restore(
             self._topic,
@@ -163,13 +163,10 @@ class Opener:
                 "partition_restored", partition=number, records=restored.records, seconds=round(restored.elapsed_s, 2)
             )
 
-    async def _end_open_transactions(self, number: int, store: RocksdbStore) -> None:
+    async def _end_open_transactions(self, number: int) -> None:
         """The end of the changelog is not committed: its writer is dead, or soon fenced and starts over."""
-        position = read_position(store)
-        records = await read_uncommitted(
-            self._topic, number, None if position is None else position.offset, connection=self._connection
-        )
-        for writer in writers(records) - {self._transactional_id}:
+        found = await open_writers(self._topic, number, self._connection)
+        for writer in sorted(set(found) - {self._transactional_id}):
             log.info("ending_transaction", partition=number, writer=writer)
             await end_transaction_of(writer, self._connection)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from faust.types import TP
 
-from conditions.definitions import Definitions
+from conditions.definitions import LAST_INSTANT_MS, Definitions
 from conditions.events import Event, Rejected
 from connectors.json_events import RecordDecoder, record_decoder
 from state.engine import BatchResult, PartitionEngine
@@ -40,8 +40,8 @@ class Buffer:
             if record.offset <= applied:
                 continue
             timestamp_ms = record.timestamp
-            if now_ms is not None and timestamp_ms is not None and timestamp_ms > now_ms:
-                timestamp_ms = now_ms
+            if timestamp_ms is not None:
+                timestamp_ms = min(timestamp_ms, LAST_INSTANT_MS if now_ms is None else now_ms)
             self.records.append((timestamp_ms or 0, self.decode(record.value, record.key, timestamp_ms, record.offset)))
 
 

@@ -75,7 +75,7 @@ class DescribeProducersRequest(Request[DescribeProducersRequestV0]):  # type: ig
     API_KEY = 61
 
     def __init__(self, topic: str, partition: int) -> None:
-        self._topics = [(topic, [partition], {})]
+        self._topics: list[tuple[str, list[int], dict[int, bytes]]] = [(topic, [partition], {})]
 
     def build(self, request_struct_class: type[DescribeProducersRequestV0]) -> DescribeProducersRequestV0:
         return request_struct_class(self._topics, {})

@@ -27,7 +27,14 @@ from conditions.documents import (
     to_document,
 )
 from conditions.json_values import decode_segments
-from conditions.kinds import KINDS, CustomerCondition, EventNameCondition, PageVisitCondition, PushCondition
+from conditions.kinds import (
+    AMOUNT_LIMIT,
+    KINDS,
+    CustomerCondition,
+    EventNameCondition,
+    PageVisitCondition,
+    PushCondition,
+)
 from conditions.kinds import SpendCondition as Spend
 
 SHOES = {"kind": "purchase_category", "category": "Shoes"}
@@ -261,7 +268,9 @@ def test_durations_are_an_integer_and_a_unit(within: str) -> None:
     assert "such as 30d" in condition_errors(kind="spend", min=1, within=within)["within"]
 
 
-@pytest.mark.parametrize("bad", ["100", True, -1, -0.5, 10**12, 1e12, math.nan, math.inf, [1], Decimal(10**12)])
+@pytest.mark.parametrize(
+    "bad", ["100", True, -1, -0.5, AMOUNT_LIMIT, 1.0 * AMOUNT_LIMIT, math.nan, math.inf, [1], Decimal(AMOUNT_LIMIT)]
+)
 def test_amounts_are_numbers_in_their_range(bad: Any) -> None:
     assert condition_errors(kind="spend", min=bad)["min"].startswith("expected a number from 0 to below 1")
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from conditions.documents import CONDITION_TYPES, DocumentErrors, parse_segments
-from conditions.kinds import KINDS
+from conditions.kinds import AMOUNT_LIMIT, KINDS
 from conditions.schema import json_schema
 
 SHOES = {"kind": "purchase_category", "category": "Shoes"}
@@ -57,7 +57,7 @@ INVALID = [
     segment({**SHOES, "min": 1}),
     segment({"kind": "spend", "min": "1"}),
     segment({"kind": "spend", "min": -1}),
-    segment({"kind": "spend", "min": 10**12}),
+    segment({"kind": "spend", "min": AMOUNT_LIMIT}),
     segment({"kind": "page_visit", "path": "cart"}),
     segment({"kind": "page_visit", "url": "https://a.example", "query": "all"}),
     segment({"kind": "event", "type": "a", "where": [{"property": "p", "operator": "is"}]}),

@@ -7,7 +7,9 @@ import itertools
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -18,6 +20,7 @@ from streams.kafka.fencing import Membership, TransactionalProducer
 from streams.kafka.security import Connection
 from streams.kafka.topics import TopicSpec, ensure_topics
 from streams.kafka.transactions import FencedProducer, ProducerOptions
+from tests.kafka.workers import NewStage, Stage
 
 PATIENCE_S = 30.0
 
@@ -59,6 +62,24 @@ def new_topic(connection: Connection, unique: Callable[[str], str]) -> NewTopic:
         return name
 
     return create
+
+
+@pytest.fixture
+def new_stage(broker: Broker, tmp_path: Path, unique: Callable[[str], str]) -> Iterator[NewStage]:
+    """Makes stages for workers, with their topics; their processes end with the test."""
+    stages: list[Stage] = []
+
+    def make(**options: Any) -> Stage:
+        name = unique("stage")
+        folder = tmp_path / name
+        folder.mkdir()
+        stages.append(Stage(broker.bootstrap_servers, folder, name, **options))
+        stages[-1].create_topics()
+        return stages[-1]
+
+    yield make
+    for stage in stages:
+        stage.close()
 
 
 NewProducer = Callable[..., Awaitable[FencedProducer]]
@@ -164,6 +185,17 @@ async def high_watermarks(connection: Connection, places: list[TopicPartition]) 
     async with reader(connection, "read_uncommitted") as consumer:
         ends: Mapping[TopicPartition, int] = await consumer.end_offsets(places)
         return ends
+
+
+async def until_settled(connection: Connection, topic: str) -> None:
+    """Wait for the end of all transactions on partition 0: the broker answers a commit before its marker is written."""
+    place = TopicPartition(topic, 0)
+
+    async def settled() -> bool:
+        ends = await high_watermarks(connection, [place])
+        return await last_stable_offset(connection, place) == ends[place]
+
+    await until(settled, f"an end of the transactions on {topic}")
 
 
 async def last_stable_offset(connection: Connection, place: TopicPartition) -> int:

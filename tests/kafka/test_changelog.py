@@ -14,7 +14,7 @@ from streams.kafka.changelog import ChangelogBatch, Restored, RestoreOptions, re
 from streams.kafka.errors import ChangelogGone, Refused, RestoreStuck, Unreachable
 from streams.kafka.security import Connection
 from streams.kafka.transactions import end_transaction_of
-from tests.kafka.conftest import NewTopic, OpenTransaction, high_watermarks
+from tests.kafka.conftest import NewTopic, OpenTransaction, high_watermarks, until_settled
 
 pytestmark = [pytest.mark.kafka, pytest.mark.asyncio]
 
@@ -62,10 +62,11 @@ Committed = Callable[..., Awaitable[None]]
 
 
 @pytest.fixture
-def write_committed(open_transaction: OpenTransaction) -> Committed:
+def write_committed(connection: Connection, open_transaction: OpenTransaction) -> Committed:
     async def committed(transactional_id: str, topic: str, *values: bytes) -> None:
         producer = await open_transaction(transactional_id, topic, *values)
         await producer.commit_transaction()
+        await until_settled(connection, topic)
 
     return committed
 
@@ -89,6 +90,7 @@ async def test_committed_records_are_passed_on_in_order_up_to_the_end(
     await producer.begin_transaction()
     await write(producer, topic, [b"c"])
     await producer.commit_transaction()
+    await until_settled(connection, topic)
 
     restoration = Restoration(connection, topic)
     restored = await restoration.run()
@@ -104,6 +106,7 @@ async def test_a_log_that_ends_in_aborted_transactions_is_read_to_its_end(
     topic = await new_topic("log")
     producer = await open_transaction(transactional_id, topic, b"aborted")
     await producer.abort_transaction()
+    await until_settled(connection, topic)
     restoration = Restoration(connection, topic)
     assert (await restoration.run()).position == 2
     assert restoration.batches == []
@@ -135,6 +138,7 @@ async def test_progress_rises_to_the_total_and_positions_can_be_restored_from(
     values = [b"%d" % number for number in range(1000)]
     await write(producer, topic, values)
     await producer.commit_transaction()
+    await until_settled(connection, topic)
     restoration = Restoration(connection, topic)
     await restoration.run(options=RestoreOptions(batch_records=300))
     assert [len(batch.records) for batch in restoration.batches] == [300, 300, 300, 100]
@@ -230,6 +234,7 @@ async def test_a_log_whose_start_moves_past_us_while_restoring_is_gone(
     for _ in range(40):
         await write(producer, topic, [b"x" * 100_000] * 9)
     await producer.commit_transaction()
+    await until_settled(connection, topic)
 
     class Deleting(Restoration):
         async def take(self, batch: ChangelogBatch) -> None:
@@ -285,6 +290,7 @@ async def test_a_broker_that_falls_silent_is_waited_for(
     producer = await open_transaction(transactional_id, topic)
     await write(producer, topic, [b"%d" % number for number in range(100)])
     await producer.commit_transaction()
+    await until_settled(connection, topic)
     resumed: list[asyncio.TimerHandle] = []
 
     class Pausing(Restoration):

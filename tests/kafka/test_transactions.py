@@ -30,6 +30,7 @@ from tests.kafka.conftest import (
     last_stable_offset,
     reader,
     until,
+    until_settled,
 )
 
 pytestmark = [pytest.mark.kafka, pytest.mark.asyncio]
@@ -242,12 +243,17 @@ async def test_a_producer_taken_over_within_a_transaction_is_fenced(
             taken.append(asyncio.get_running_loop().create_task(end_transaction_of(name, connection)))
 
     producer = await new_producer(name, on_step=take_over)
-    outcome = await asyncio.gather(stage.commit(producer, b"x"), return_exceptions=True)
+    outcome: object = (await asyncio.gather(stage.commit(producer, b"x"), return_exceptions=True))[0]
     await taken[0]
     # The take-over races with the rest of the transaction; whoever wins, the log and the caller agree.
-    expected = [b"x"] if isinstance(outcome[0], dict) else []
-    assert isinstance(outcome[0], dict | Fenced)
-    assert await stage.visible() == expected
+    visible = await stage.visible()
+    if isinstance(outcome, dict):
+        assert visible == [b"x"]
+    elif isinstance(outcome, Fenced) and not outcome.last_step:
+        assert visible == []
+    else:
+        assert isinstance(outcome, Fenced | CommitUnknown)
+        assert visible in [[], [b"x"]]
 
 
 async def test_two_commits_at_once_follow_each_other(stage: Stage, new_producer: NewProducer) -> None:
@@ -326,12 +332,9 @@ async def test_an_error_of_the_step_hook_aborts(stage: Stage, new_producer: NewP
     assert await stage.visible() == []
 
 
-@pytest.mark.parametrize(
-    ("pause_at", "error"),
-    [("produced", CommitFailed), ("offsets_sent", CommitUnknown), ("commit_sent", CommitUnknown)],
-)
+@pytest.mark.parametrize("pause_at", ["produced", "offsets_sent", "commit_sent"])
 async def test_a_silent_broker_leaves_all_or_nothing_and_reopening_settles_which(
-    broker: Broker, stage: Stage, new_producer: NewProducer, pause_at: str, error: type[Exception]
+    broker: Broker, stage: Stage, new_producer: NewProducer, pause_at: str
 ) -> None:
     steps_to_pause_at = {pause_at}
 
@@ -343,15 +346,17 @@ async def test_a_silent_broker_leaves_all_or_nothing_and_reopening_settles_which
     options = ProducerOptions(step_timeout_ms=500, abort_timeout_ms=200)
     producer = await new_producer(options=options, on_step=pause)
     try:
-        with pytest.raises(error, match="step_timeout_ms=500"):
-            await stage.commit(producer, b"once", offset=1)
+        outcome: object = (await asyncio.gather(stage.commit(producer, b"once", offset=1), return_exceptions=True))[0]
     finally:
         broker.resume()
+    # A broker frozen once the commit has been sent may have answered just before.
+    expected = {"produced": CommitFailed, "offsets_sent": CommitUnknown, "commit_sent": CommitUnknown | dict}
+    assert isinstance(outcome, expected[pause_at])
     await producer.reopen()
     await assert_nothing_is_open(stage)
     visible, offset = await stage.visible(), await stage.stored_offset()
     assert (visible, offset) in [([], None), ([b"once"], 1)]
-    if error is CommitFailed:
+    if isinstance(outcome, CommitFailed):
         assert visible == []
     await stage.commit(producer, b"next", offset=2)
     assert await stage.visible() == [*visible, b"next"]
@@ -418,8 +423,7 @@ async def test_ending_a_dead_writers_transaction_hides_its_records_for_good(
 ) -> None:
     name = unique("dead")
     await open_transaction(name, stage.sink, b"never seen")
-    place = TopicPartition(stage.sink, 0)
-    assert await last_stable_offset(connection, place) == 0
+    assert await last_stable_offset(connection, TopicPartition(stage.sink, 0)) == 0
     await end_transaction_of(name, connection)
     await assert_nothing_is_open(stage)
     assert await stage.visible() == []
@@ -456,13 +460,7 @@ async def test_a_transaction_timeout_the_broker_does_not_allow_is_named(connecti
 
 
 async def assert_nothing_is_open(stage: Stage) -> None:
-    place = TopicPartition(stage.sink, 0)
-
-    async def closed() -> bool:
-        ends = await high_watermarks(stage.connection, [place])
-        return await last_stable_offset(stage.connection, place) == ends[place]
-
-    await until(closed, f"an end of the transactions on {stage.sink}")
+    await until_settled(stage.connection, stage.sink)
 
 
 async def moved_on(consumer: AIOKafkaConsumer, before: Membership) -> None:
