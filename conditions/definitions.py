@@ -89,6 +89,14 @@ class Segment:
                 return any_of
         return not any_of
 
+    def atoms(self) -> dict[Atom, None]:
+        """Every atom that a condition reads, once."""
+        return dict.fromkeys(atom for condition in self.conditions for atom, _ in condition.terms)
+
+    def features(self) -> dict[Feature, None]:
+        """Every feature that a condition reads, once."""
+        return dict.fromkeys(atom.feature for atom in self.atoms())
+
     def truths(self, summaries: Summaries, at_ms: int) -> list[bool]:
         """Whether each condition holds, in their order."""
         return [condition.holds(summaries, at_ms) for condition in self.conditions]
@@ -107,7 +115,12 @@ class Segment:
 
 
 class Definitions:
-    """One set of segments and all that an event needs to find the ones it concerns."""
+    """Segments, and all that an event needs to find the ones it concerns.
+
+    A segment is first *prepared*: its features are folded from then on, but nobody asks it. *Installing* it lets it decide,
+    in the place of the one with its id; *removing* it, or releasing one that was prepared in vain, gives up the features
+    that nobody else needs. The cost of each does not depend on how many segments there are.
+    """
 
     def __init__(self) -> None:
         self.segments: dict[str, Segment] = {}
@@ -116,8 +129,13 @@ class Definitions:
         self.sums: dict[int, SumFeature] = {}
         self.registers: dict[str, RegisterFeature] = {}
         self.indexes: dict[str, PredicateIndex[EntryFeature]] = {}
-        self.true_by_default: tuple[Segment, ...] = ()
-        self.default_keys: frozenset[int] = frozenset()
+        self.true_by_default: dict[str, Segment] = {}
+        self.default_keys: set[int] = set()
+        self._users: dict[str, int] = {}  # how many compiled conditions read a feature, by its identity
+        self._predicates: dict[str, Predicate] = {}
+        self.forgotten: set[int] = set()  # keys of features given up; whoever keeps account of them empties it
+
+    # -- what conditions ask for while they are compiled, see `conditions.kinds.Features` ---------------------------------
 
     def count(self, identity: str, predicate: Predicate, window: Window, nth: int) -> Atom:
         """See `conditions.kinds.Features`."""
@@ -149,8 +167,65 @@ class Definitions:
         return feature.atom(identity, access, test)
 
     def _index(self, feature: EntryFeature, predicate: Predicate) -> None:
+        self._predicates[feature.identity] = predicate
         index = self.indexes.setdefault(predicate.event_type, PredicateIndex())
         index.add(predicate.access, predicate.test, feature)
+
+    # -- segments coming and going ----------------------------------------------------------------------------------------
+
+    def prepare(self, document: SegmentDefinition) -> Segment:
+        """Compile a checked document and fold its features from now on."""
+        segment = Segment(document, [CompiledCondition(each, each.terms(self)) for each in document.conditions])
+        for feature in segment.features():
+            self._users[feature.identity] = self._users.get(feature.identity, 0) + 1
+        return segment
+
+    def install(self, segment: Segment) -> None:
+        """Let a prepared segment decide, in the place of the one with its id."""
+        self.remove(segment.id)
+        for atom in segment.atoms():
+            atom.segments.append(segment)
+        self.segments[segment.id] = segment
+        self.by_key[segment.key] = segment
+        if segment.default:
+            self.true_by_default[segment.id] = segment
+            self.default_keys.add(segment.key)
+
+    def remove(self, segment_id: str) -> None:
+        """Let a segment decide no more, if there is one of that id."""
+        segment = self.segments.pop(segment_id, None)
+        if segment is None:
+            return
+        for atom in segment.atoms():
+            atom.segments.remove(segment)
+        del self.by_key[segment.key]
+        self.true_by_default.pop(segment_id, None)
+        self.default_keys.discard(segment.key)
+        self.release(segment)
+
+    def release(self, segment: Segment) -> None:
+        """Give up the features that only this segment needed."""
+        for feature in segment.features():
+            self._users[feature.identity] -= 1
+            if not self._users[feature.identity]:
+                del self._users[feature.identity]
+                self._forget(feature)
+
+    def _forget(self, feature: Feature) -> None:
+        self.forgotten.add(feature.key)
+        if isinstance(feature, RegisterFeature):
+            del self.registers[feature.identity]
+            return
+        predicate = self._predicates.pop(feature.identity)
+        self.indexes[predicate.event_type].remove(predicate.access, feature)
+        if isinstance(feature, CountFeature):
+            del self.counts[feature.key]
+        else:
+            del self.sums[feature.key]
+
+    def predicate_of(self, feature: EntryFeature) -> Predicate:
+        """The events that the feature counts or adds up."""
+        return self._predicates[feature.identity]
 
     def features(self) -> Iterable[Feature]:
         """Every feature that some segment reads."""
@@ -166,22 +241,8 @@ def _bounded_identity(identity: str, window: Window) -> str:
 
 
 def compile_definitions(documents: Iterable[SegmentDefinition]) -> Definitions:
-    """Compile checked documents; ids are unique. Segments come in order of their id."""
+    """Compile checked documents; ids are unique."""
     definitions = Definitions()
     for document in sorted(documents, key=lambda each: each.id):
-        segment = _compile_segment(document, definitions)
-        definitions.segments[segment.id] = segment
-        definitions.by_key[segment.key] = segment
-    definitions.true_by_default = tuple(segment for segment in definitions.segments.values() if segment.default)
-    definitions.default_keys = frozenset(segment.key for segment in definitions.true_by_default)
+        definitions.install(definitions.prepare(document))
     return definitions
-
-
-def _compile_segment(document: SegmentDefinition, definitions: Definitions) -> Segment:
-    conditions = [CompiledCondition(each, each.terms(definitions)) for each in document.conditions]
-    segment = Segment(document, conditions)
-    for condition in conditions:
-        for atom, _ in condition.terms:
-            if not atom.segments or atom.segments[-1] is not segment:
-                atom.segments.append(segment)
-    return segment

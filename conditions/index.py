@@ -93,6 +93,18 @@ class PredicateIndex(Generic[Target]):
             self._parts.setdefault(part.name, _Remembered(part)).add(access, (target, test))
             self._remembered = tuple(self._parts.values())
 
+    def remove(self, access: Access, target: Target) -> None:
+        """Take out what `add` put in with this access for this target."""
+        if isinstance(access, Anything):
+            if target in self._always:
+                self._always = [each for each in self._always if each is not target]
+            self._tested = _without(self._tested, target)
+        elif access.slot.part is None:
+            assert self._whole is not None, "what is removed was added"
+            self._whole.remove(access, target)
+        else:
+            self._parts[access.slot.part.name].remove(access, target)
+
     def match(self, subject: Any) -> Sequence[Target]:
         matched = self._always
         for remembered in self._remembered:
@@ -110,6 +122,10 @@ class PredicateIndex(Generic[Target]):
 
 
 _Entry = tuple[Target, Test | None]
+
+
+def _without(entries: list[_Entry[Target]], target: Target) -> list[_Entry[Target]]:
+    return [entry for entry in entries if entry[0] is not target]
 
 
 def _passing(entries: list[_Entry[Target]], subject: Any) -> list[Target]:
@@ -138,6 +154,20 @@ class _Tables(Generic[Target]):
         self._single_slots = tuple((slot.read, table) for slot, table in self._exact.values() if not slot.several)
         self._several_slots = tuple((slot.read, table) for slot, table in self._exact.values() if slot.several)
         self._nested_slots = tuple((slot.read, tables) for slot, tables in self._nested.values())
+
+    def remove(self, access: Exact | Prefix | Range, target: Target) -> None:
+        if isinstance(access, Exact):
+            _, table = self._exact[access.slot.name]
+            for key in access.keys:
+                table[key] = _without(table[key], target)
+                if not table[key]:
+                    del table[key]
+            return
+        kind: type[_Table[Target]] = _Prefixes if isinstance(access, Prefix) else _Ranges
+        _, tables = self._nested[access.slot.name, kind]
+        tables[access.key].remove(access, target)
+        if tables[access.key].empty:
+            del tables[access.key]
 
     def find(self, source: Any) -> list[_Entry[Target]]:
         """What is reached by what the slots read from the source."""
@@ -169,6 +199,10 @@ class _Remembered(Generic[Target]):
         self._tables.add(access, entry)
         self.found.clear()
 
+    def remove(self, access: Exact | Prefix | Range, target: Target) -> None:
+        self._tables.remove(access, target)
+        self.found.clear()
+
     def find(self, part: Hashable) -> tuple[list[Target], list[_Entry[Target]]]:
         """The targets that the part alone decides, and those whose test must still be asked; remembered."""
         entries = self._tables.find(part)
@@ -182,6 +216,13 @@ class _Remembered(Generic[Target]):
 
 class _Table(Generic[Target]):
     def add(self, access: Any, entry: _Entry[Target]) -> None:
+        raise NotImplementedError
+
+    def remove(self, access: Any, target: Target) -> None:
+        raise NotImplementedError
+
+    @property
+    def empty(self) -> bool:
         raise NotImplementedError
 
     def collect(self, value: Any, found: list[_Entry[Target]]) -> None:
@@ -201,6 +242,16 @@ class _Prefixes(_Table[Target]):
             insort(self._lengths, length)
         self._entries.setdefault(access.prefix, []).append(entry)
 
+    def remove(self, access: Prefix, target: Target) -> None:
+        self._entries[access.prefix] = _without(self._entries[access.prefix], target)
+        if not self._entries[access.prefix]:
+            del self._entries[access.prefix]
+            self._lengths = sorted({len(prefix) for prefix in self._entries})
+
+    @property
+    def empty(self) -> bool:
+        return not self._entries
+
     def collect(self, value: str, found: list[_Entry[Target]]) -> None:
         for length in self._lengths:
             if length > len(value):
@@ -218,6 +269,14 @@ class _Ranges(_Table[Target]):
     def add(self, access: Range, entry: _Entry[Target]) -> None:
         self._ranges.append((access.low, access.high, entry))
         self._root = None
+
+    def remove(self, access: Range, target: Target) -> None:
+        self._ranges = [bounded for bounded in self._ranges if bounded[2][0] is not target]
+        self._root = None
+
+    @property
+    def empty(self) -> bool:
+        return not self._ranges
 
     def collect(self, value: float, found: list[_Entry[Target]]) -> None:
         if self._root is None:

@@ -5,7 +5,15 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from conditions.documents import MAX_DEPTH, DocumentError, SegmentDocument, join_path, parse_segments
+from conditions.documents import (
+    MAX_DEPTH,
+    DocumentError,
+    DocumentErrors,
+    SegmentDocument,
+    join_path,
+    parse_segment,
+    parse_segments,
+)
 from conditions.exact_numbers import exact_integer, exact_number
 
 MAX_MARKS = 10_000_000
@@ -55,6 +63,14 @@ _MESSAGES = {
     "Invalid control character at": "a control character that is not escaped",
     "Unterminated string starting at": "a string without end",
 }
+
+
+def decode_segment(content: bytes) -> SegmentDocument:
+    """One segment's document as `encode_segment` wrote it, every digit kept. Raises DocumentErrors."""
+    value, errors = load_json(content.decode())
+    if errors:
+        raise DocumentErrors(errors)
+    return parse_segment(value)
 
 
 def decode_segments(content: bytes) -> list[SegmentDocument]:

@@ -28,6 +28,8 @@ class Record(msgspec.Struct, array_like=True):
     sums: dict[int, list[AmountEntry]]
     registers: dict[int, Register]
     spilled: list[int]
+    asked: int = 0
+    born: int = 0
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -40,9 +42,11 @@ class Customer(Summaries):
     """One customer: its summaries, and what was last said about it.
 
     `differing` holds the keys of the segments whose membership is not what it is for a customer with nothing known.
+    `asked` is the redefinition that it was last asked under, `born` the one during whose backfill it came to be known:
+    what that backfill finds of it belongs to a life that was erased.
     """
 
-    __slots__ = ("differing", "id", "known", "last_effective_ms", "spilled", "stored_deadline_ms")
+    __slots__ = ("asked", "born", "differing", "id", "known", "last_effective_ms", "spilled", "stored_deadline_ms")
 
     def __init__(self, customer_id: str) -> None:
         super().__init__()
@@ -58,6 +62,8 @@ class Customer(Summaries):
         self.sums = {}
         self.registers = {}
         self.differing: set[int] = set()
+        self.asked = 0
+        self.born = 0
         self.last_effective_ms = 0
         self.deadline_ms = NEVER_MS
         self.touched = set()
@@ -91,6 +97,8 @@ def decode_customer(customer_id: str, record: bytes) -> Customer:
     customer.sums = fields.sums
     customer.registers = fields.registers
     customer.spilled = frozenset(fields.spilled)
+    customer.asked = fields.asked
+    customer.born = fields.born
     return customer
 
 
@@ -120,7 +128,16 @@ def encode_customer(customer: Customer) -> list[tuple[bytes, bytes | None]]:
             large[feature_key] = amounts
     if large or customer.spilled:
         return _encode_spilling(customer, key, large, touched)
-    fields = (customer.last_effective_ms, list(customer.differing), counts, sums, customer.registers, ())
+    fields = (
+        customer.last_effective_ms,
+        list(customer.differing),
+        counts,
+        sums,
+        customer.registers,
+        (),
+        customer.asked,
+        customer.born,
+    )
     return [(key, customer.deadline_ms.to_bytes(_DEADLINE_BYTES, "big") + _encode(fields))]
 
 
@@ -134,6 +151,8 @@ def _encode_spilling(
         {each: entries for each, entries in customer.sums.items() if each not in large},
         customer.registers,
         list(large),
+        customer.asked,
+        customer.born,
     )
     records: list[tuple[bytes, bytes | None]] = [
         (key, customer.deadline_ms.to_bytes(_DEADLINE_BYTES, "big") + _encode(fields))

@@ -21,6 +21,7 @@ from conditions.times import format_time
 from state.cache import CustomerCache
 from state.customers import NEVER_MS, Customer, customer_key, encode_customer
 from state.overlay import Overlay
+from state.redefinition import Asking, CompiledChange, History
 from state.store import Store, WriteSet
 
 MARKER_KEY = b"marker"
@@ -34,6 +35,7 @@ class Marker(msgspec.Struct):
     sequence: int = 0  # of the partition's last change
     applied: dict[str, int] = msgspec.field(default_factory=dict)  # topic to the last applied offset
     customers: int = 0  # known ones
+    definitions: int = 0  # position in the definitions topic that decides here
 
 
 class BatchResult(msgspec.Struct):
@@ -82,6 +84,7 @@ class PartitionEngine:
         self._strict_order = strict_order
         self._most_deadlines = most_deadlines
         self._most_changes = most_changes
+        self.asking: Asking | None = None
 
     def run(self, records: Records, now_ms: int, clock_ms: int = 0) -> BatchResult:
         """Decide the records, or as many of them as fit a batch: the result's `consumed` says how many.
@@ -100,8 +103,15 @@ class PartitionEngine:
         customers = self._cache.prefetch(
             [*(each.customer_id for each in records if isinstance(each, Event)), *(whose for _, whose in wave)]
         )
-        computation = _Computation(self.definitions, customers, self.marker, now_ms, wave, limit, self._most_changes)
-        result = computation.result(computation.apply_all(records, clock_ms))
+        computation = self._computation(customers, now_ms, wave, limit)
+        return self._staged(computation.result(computation.apply_all(records, clock_ms)))
+
+    def _computation(self, customers: dict[str, Customer], now_ms: int, wave: list[Due], limit: Due) -> Computation:
+        return Computation(
+            self.definitions, customers, self.marker, now_ms, wave, limit, self._most_changes, self.asking
+        )
+
+    def _staged(self, result: BatchResult) -> BatchResult:
         self.marker = result.marker
         self._overlay.stage(result.writes)
         self._cache.trim()
@@ -146,7 +156,7 @@ def _before(records: Records, instant_ms: int, clock_ms: int) -> Records:
     return records
 
 
-class _Computation:
+class Computation:
     """One batch being decided: the customers' state moves in place, the rest collects here."""
 
     def __init__(
@@ -158,8 +168,10 @@ class _Computation:
         wave: list[Due],
         limit: Due,
         most_changes: int,
+        asking: Asking | None,
     ) -> None:
         self._most_changes = most_changes
+        self._asking = asking
         self._definitions = definitions
         self._indexes = definitions.indexes
         self._customers = customers
@@ -167,6 +179,7 @@ class _Computation:
         self._sequence = marker.sequence
         self._applied = dict(marker.applied)
         self._known = marker.customers
+        self._position = marker.definitions
         self._decided_at = format_time(now_ms)
         self._wave = wave
         self._limit = limit
@@ -205,7 +218,7 @@ class _Computation:
             records += encode_customer(customer)
             if customer.stored_deadline_ms != customer.deadline_ms:
                 self._write_deadline(customer, writes)
-        marker = Marker(self._clock_ms, self._sequence, self._applied, self._known)
+        marker = Marker(self._clock_ms, self._sequence, self._applied, self._known, self._position)
         writes.meta.append((MARKER_KEY, msgspec.msgpack.encode(marker)))
         return BatchResult(self._changes, self._rejected, writes, marker, consumed)
 
@@ -231,6 +244,8 @@ class _Computation:
         while wave and wave[0][0] <= until_ms:
             at_ms, customer_id = heappop(wave)
             customer = self._customers[customer_id]
+            if self._asking is not None:
+                self._ask_anew(customer, self._asking)
             if customer.deadline_ms == at_ms:
                 self._fire(customer)
 
@@ -263,6 +278,8 @@ class _Computation:
     def _apply(self, event: Event) -> None:
         customer = self._customers[event.customer_id]
         clock_ms = self._clock_ms
+        if self._asking is not None:
+            self._ask_anew(customer, self._asking)
         deadline_ms = customer.deadline_ms
         if deadline_ms <= clock_ms:
             while customer.deadline_ms <= clock_ms:
@@ -310,8 +327,10 @@ class _Computation:
             # Nobody unknown is in any segment: those that hold with nothing known are entered now.
             customer.known = True
             self._known += 1
+            if self._asking is not None:
+                self._asking.welcome(customer)
             customer.differing = set(self._definitions.default_keys)
-            readers.update((segment.id, segment) for segment in self._definitions.true_by_default)
+            readers.update((segment.id, segment) for segment in self._definitions.true_by_default.values())
             self._dirty[customer.id] = customer
         if readers:
             self._decide(customer, readers, self._clock_ms, event.time_ms, "event", event)
@@ -322,13 +341,81 @@ class _Computation:
             return
         effective_ms = max(event.time_ms, customer.last_effective_ms)
         cause = _cause(event)
-        for segment in self._definitions.segments.values():
-            if (segment.key in customer.differing) != segment.default:
-                truths = segment.truths(customer, self._clock_ms)
-                self._emit(customer, segment, "left", effective_ms, None, "erasure", cause, truths)
+        by_key = self._definitions.by_key
+        entered = [by_key[key] for key in self._definitions.default_keys ^ customer.differing if key in by_key]
+        for segment in sorted(entered, key=lambda each: each.id):
+            truths = segment.truths(customer, self._clock_ms)
+            self._emit(customer, segment, "left", effective_ms, None, "erasure", cause, truths)
         customer.forget()
         self._known -= 1
         self._dirty[customer.id] = customer
+
+    # -- changed definitions --------------------------------------------------------------------------------------------
+
+    def ask_all(self, cursor: bytes) -> None:
+        """Ask the batch's customers about the changed segments, and let what is due of theirs fire."""
+        assert self._asking is not None, "only while a redefinition is under way"
+        for customer in self._customers.values():
+            self._ask_anew(customer, self._asking)
+        self._asking.cursor = cursor
+        self._fire_wave(self._limit[0])
+
+    def _ask_anew(self, customer: Customer, asking: Asking) -> None:
+        """Decide the changed segments for a customer that was not asked yet, as of their activation."""
+        if not asking.concerns(customer):
+            return
+        customer.asked = asking.number
+        before_ms = customer.deadline_ms
+        changed = False
+        for change in asking.changes:
+            changed = self._decide_change(customer, change, asking.activated_ms) or changed
+        self._plan_anew(customer, asking.activated_ms)
+        if changed or customer.deadline_ms != before_ms:
+            self._dirty[customer.id] = customer
+            self._await(customer)
+
+    def _decide_change(self, customer: Customer, change: CompiledChange, at_ms: int) -> bool:
+        was_in, segment = change.was_in(customer.differing), change.after
+        before = change.key in customer.differing
+        customer.differing.discard(change.key)
+        now_in = segment is not None and segment.holds(customer, at_ms)
+        if segment is not None and now_in is not segment.default:
+            customer.differing.add(change.key)
+        if was_in is not now_in:
+            shown = segment or change.before
+            assert shown is not None, "who was in or is in has a segment"
+            effective_ms = customer.last_effective_ms = max(at_ms, customer.last_effective_ms)
+            valid_until_ms = shown.flips_at(customer, at_ms, now_in) if segment is not None else None
+            kind: Literal["entered", "left"] = "entered" if now_in else "left"
+            truths = shown.truths(customer, at_ms)
+            self._emit(customer, shown, kind, effective_ms, valid_until_ms, "definition", None, truths, change.version)
+        return was_in is not now_in or before is not (change.key in customer.differing)
+
+    def _plan_anew(self, customer: Customer, at_ms: int) -> None:
+        """The next deadline over all features that are read now, and nothing kept of those that no longer are."""
+        customer.deadline_ms = NEVER_MS
+        for features, summaries in (
+            (self._definitions.counts, customer.counts),
+            (self._definitions.sums, customer.sums),
+        ):
+            for key in tuple(summaries):
+                if key in features:
+                    features[key].expire(customer, at_ms, [])
+                else:
+                    del summaries[key]
+                    customer.touched.add(key)
+
+    def fold_history(self, records: Records, features: History) -> None:
+        """Fold events from before live ones took over into features that were not kept then; decides nothing."""
+        number = 0 if self._asking is None else self._asking.number
+        for event in records:
+            if not isinstance(event, Event):
+                continue
+            customer = self._customers[event.customer_id]
+            if not customer.known or customer.born == number:
+                continue
+            if features.fold(customer, event, self._clock_ms):
+                self._dirty[customer.id] = customer
 
     # -- decisions ----------------------------------------------------------------------------------------------------
 
@@ -373,6 +460,7 @@ class _Computation:
         reason: Reason,
         cause: Cause | None,
         truths: list[bool],
+        version: int | None = None,
     ) -> None:
         self._sequence = sequence = self._sequence + 1
         self._changes.append(
@@ -381,7 +469,7 @@ class _Computation:
                 kind,
                 segment.id,
                 segment.name,
-                segment.version,
+                segment.version if version is None else version,
                 customer.id,
                 sequence,
                 format_time(effective_ms),

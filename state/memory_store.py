@@ -33,9 +33,14 @@ class MemoryStore:
         earliest = self._deadlines.irange(maximum=(until_ms + 1,), inclusive=(True, False))
         return list(islice(earliest, max(most, 0)))
 
-    def scan(self, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+    def scan(self, prefix: bytes = b"", after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         self._require_open()
-        return self._while_open(sorted(item for item in self._customers.items() if item[0].startswith(prefix)))
+        found = (item for item in self._customers.items() if item[0].startswith(prefix) and item[0] > after)
+        return self._while_open(sorted(found))
+
+    def scan_meta(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        self._require_open()
+        return self._while_open(sorted(item for item in self._meta.items() if item[0].startswith(prefix)))
 
     def write(self, writes: WriteSet) -> None:
         """Apply all of it. Raises ValueError, and applies nothing, where it names the format version."""

@@ -146,13 +146,19 @@ class RocksdbStore:
         self._deadline_floor = found[0] if found else max(self._deadline_floor, bound)
         return [(int.from_bytes(key[:_INSTANT_BYTES], "big"), key[_INSTANT_BYTES:]) for key in found]
 
-    def scan(self, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        """Customer records whose key has the prefix, in key order, as of the call.
+    def scan(self, prefix: bytes = b"", after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """Customer records whose key has the prefix and comes after `after`, in key order, as of the call.
 
         Drop it half-way at will; once the store is closed it raises StateError.
         """
         self._require_open()
-        return self._cursor(self._customers, start=prefix, prefix=prefix)
+        # The smallest key beyond a key is the key and a zero byte.
+        return self._cursor(self._customers, start=max(prefix, after + b"\0") if after else prefix, prefix=prefix)
+
+    def scan_meta(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """The named values whose key has the prefix, in key order, as of the call."""
+        self._require_open()
+        return self._cursor(self._meta, start=prefix, prefix=prefix)
 
     def write(self, writes: WriteSet) -> None:
         """Apply all of it or nothing. Raises StateError; after one, the store still holds what it held before.

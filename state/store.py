@@ -43,8 +43,11 @@ class Store(Protocol):
     def due(self, until_ms: int, most: int) -> list[tuple[int, bytes]]:
         """The earliest deadlines not after `until_ms`, at most `most`, in order of (instant, key)."""
 
-    def scan(self, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        """Customer records whose key has the prefix, in key order, as of the call."""
+    def scan(self, prefix: bytes = b"", after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """Customer records whose key has the prefix and comes after `after`, in key order, as of the call."""
+
+    def scan_meta(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """The named values whose key has the prefix, in key order, as of the call."""
 
     def write(self, writes: WriteSet) -> None:
         """Apply all of it or nothing. Raises StateError; after one, the store still holds what it held before."""

@@ -1,0 +1,230 @@
+"""An engine whose segments change while events flow. See `state.redefinition` for the stages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from typing import Any
+
+import msgspec
+
+from conditions.definitions import Definitions, compile_definitions
+from conditions.documents import SegmentDocument, encode_segment, membership_fingerprint
+from conditions.events import Event
+from conditions.features import CountFeature, Feature, RegisterFeature
+from conditions.json_values import decode_segment
+from state.customers import is_spill
+from state.engine import BatchResult, PartitionEngine, Records
+from state.redefinition import (
+    SEGMENT_MARK,
+    Asking,
+    ChangedSegment,
+    Coverage,
+    History,
+    Redefinition,
+    compile_changes,
+    coverage_key,
+    coverage_of,
+    covers,
+    read_coverage,
+    read_document,
+    read_redefinition,
+    segment_key,
+    write_redefinition,
+)
+from state.store import Store
+
+
+def stored_segments(store: Store) -> list[SegmentDocument]:
+    """The segments in force in this partition, in order of their ids."""
+    return [decode_segment(value) for _, value in store.scan_meta(SEGMENT_MARK)]
+
+
+class LiveEngine(PartitionEngine):
+    """A partition's engine that keeps its segments in the store and changes them by redefinitions, one at a time."""
+
+    def __init__(self, store: Store, **options: Any) -> None:
+        super().__init__(store, Definitions(), **options)
+        self.redefinition: Redefinition | None = None
+        self._history: History | None = None
+        self._load()
+
+    def discard(self) -> None:
+        """Forget what was not committed, definitions included."""
+        super().discard()
+        self._load()
+
+    # -- asking for a change ------------------------------------------------------------------------------------------
+
+    def differences(self, wanted: Mapping[str, SegmentDocument], deleted: Mapping[str, int]) -> list[ChangedSegment]:
+        """What must change for the wanted segments to be in force; `deleted` are versions of ids that are gone."""
+        changed = []
+        for segment_id in sorted(wanted.keys() | self.documents.keys()):
+            before, after = self.documents.get(segment_id), wanted.get(segment_id)
+            if before != after:
+                version = after.version if after is not None else deleted.get(segment_id, 1)
+                changed.append(ChangedSegment(segment_id, _encoded(before), _encoded(after), version))
+        return changed
+
+    def can_begin(self) -> bool:
+        """Whether a redefinition may begin: none is under way, and no deadline is overdue that the old ones owe."""
+        return self.redefinition is None and not self._overlay.due(self.marker.clock_ms, 1)
+
+    def begin(self, position: int, changed: list[ChangedSegment], ends: Mapping[str, int]) -> BatchResult:
+        """Decide to take these changes, with everything of the definitions topic before `position`.
+
+        `ends` are the next offsets of each topic: what is before them must be read back for features not kept so far.
+        """
+        result = self._nothing()
+        redefinition = Redefinition(position, position, "backfill", changed, ends=dict(ends))
+        self._prepare(redefinition)
+        if not self.marker.applied or not self._missing(redefinition):
+            self._activate(redefinition, result)
+        else:
+            self.redefinition = redefinition
+            self._begin_backfill(redefinition)
+            write_redefinition(result.writes, redefinition)
+        return self._staged(result)
+
+    def backfill(self, records: Records, read: Mapping[str, int]) -> BatchResult:
+        """Fold old events, and remember that the source topics were read up to these offsets."""
+        redefinition = self._under_way("backfill")
+        assert self._history is not None, "a backfill has features to fill"
+        customers = self._cache.prefetch(each.customer_id for each in records if isinstance(each, Event))
+        computation = self._computation(customers, 0, [], (0, ""))
+        computation.fold_history(records, self._history)
+        result = computation.result(0)
+        redefinition.read.update(read)
+        write_redefinition(result.writes, redefinition)
+        return self._staged(result)
+
+    def finish_backfill(self, history_from_ms: int | None) -> BatchResult:
+        """Everything that is there was read back: the new segments come into force."""
+        redefinition = self._under_way("backfill")
+        redefinition.history_from_ms = history_from_ms
+        result = self._nothing()
+        self._activate(redefinition, result)
+        return self._staged(result)
+
+    def scan(self, now_ms: int, most_customers: int) -> BatchResult:
+        """Ask the next customers about the changed segments; after the last the redefinition is over."""
+        redefinition = self._under_way("scan")
+        keys = [key for key, _ in islice(self.store.scan(after=redefinition.cursor), most_customers)]
+        limit = (self.marker.clock_ms + 1, "")
+        customers = self._cache.prefetch(key.decode() for key in keys if not is_spill(key))
+        computation = self._computation(customers, now_ms, [], limit)
+        redefinition.cursor = keys[-1] if keys else redefinition.cursor
+        computation.ask_all(redefinition.cursor)
+        result = computation.result(0)
+        redefinition.scanned += len(customers)
+        if len(keys) < most_customers:
+            self.redefinition = self.asking = None
+        write_redefinition(result.writes, self.redefinition)
+        return self._staged(result)
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _load(self) -> None:
+        """Definitions and redefinition as the store has them."""
+        segments = stored_segments(self.store)
+        self.documents: dict[str, SegmentDocument] = {segment.id: segment for segment in segments}
+        self.definitions = compile_definitions(segments)
+        keep_as_covered(self.store, self.definitions)
+        self.redefinition = read_redefinition(self.store)
+        self.asking, self._history = None, None
+        if self.redefinition is not None and self.redefinition.stage == "backfill":
+            self._prepare(self.redefinition)
+            self._begin_backfill(self.redefinition)
+        elif self.redefinition is not None:
+            self._begin_asking(self.redefinition)
+
+    def _prepare(self, redefinition: Redefinition) -> None:
+        documents = [read_document(each.after) for each in redefinition.changed]
+        self._prepared = [self.definitions.prepare(document) for document in documents if document is not None]
+
+    def _missing(self, redefinition: Redefinition) -> list[Feature]:
+        """Features of the prepared segments that are not kept well enough."""
+        features = list(dict.fromkeys(feature for segment in self._prepared for feature in segment.features()))
+        kept = read_coverage(self.store, features)
+        return [feature for feature in features if not covers(kept.get(feature.key), coverage_of(feature))]
+
+    def _begin_backfill(self, redefinition: Redefinition) -> None:
+        self._history = History(self._missing(redefinition), self.definitions)
+        self.asking = Asking(redefinition.number, [], 0, b"")
+
+    def _begin_asking(self, redefinition: Redefinition) -> None:
+        changes = compile_changes(redefinition.changed, self.definitions)
+        self.asking = Asking(redefinition.number, changes, redefinition.activated_ms, redefinition.cursor)
+
+    def _activate(self, redefinition: Redefinition, result: BatchResult) -> None:
+        """The new segments are in force from here on; customers are asked one by one."""
+        for feature in self._missing(redefinition):
+            coverage = coverage_of(feature, redefinition.history_from_ms)
+            result.writes.meta.append((coverage_key(feature.key), msgspec.msgpack.encode(coverage)))
+        for each in redefinition.changed:
+            result.writes.meta.append((segment_key(each.id), each.after))
+        self._install(redefinition)
+        # What nobody reads is folded no more, so should it be asked for again it has to be read back again.
+        result.writes.meta.extend((coverage_key(key), None) for key in self.definitions.forgotten)
+        self.definitions.forgotten.clear()
+        redefinition.stage, redefinition.activated_ms = "scan", self.marker.clock_ms
+        result.marker.definitions = redefinition.position
+        self._history = None
+        if redefinition_matters(redefinition) and self.marker.customers:
+            self.redefinition = redefinition
+            self._begin_asking(redefinition)
+        else:
+            self.redefinition = self.asking = None
+        write_redefinition(result.writes, self.redefinition)
+        result.writes.meta.append(self._marker_value(result))
+
+    def _install(self, redefinition: Redefinition) -> None:
+        prepared = {segment.id: segment for segment in self._prepared}
+        for each in redefinition.changed:
+            document = read_document(each.after)
+            if document is None:
+                self.definitions.remove(each.id)
+                self.documents.pop(each.id, None)
+            else:
+                self.definitions.install(prepared[each.id])
+                self.documents[each.id] = document
+        self._prepared = []
+
+    def _nothing(self) -> BatchResult:
+        return self._computation({}, 0, [], (0, "")).result(0)
+
+    def _marker_value(self, result: BatchResult) -> tuple[bytes, bytes]:
+        from state.engine import MARKER_KEY
+
+        return MARKER_KEY, msgspec.msgpack.encode(result.marker)
+
+    def _under_way(self, stage: str) -> Redefinition:
+        redefinition = self.redefinition
+        assert redefinition is not None
+        assert redefinition.stage == stage, f"the redefinition is at {redefinition.stage}, not at {stage}"
+        return redefinition
+
+
+def keep_as_covered(store: Store, definitions: Definitions) -> None:
+    """Let features keep what their summaries are said to hold, though the segment that asked for so much is gone."""
+    kept = read_coverage(store, definitions.features())
+    for feature in definitions.features():
+        coverage = kept.get(feature.key)
+        if coverage is not None and not isinstance(feature, RegisterFeature):
+            feature.widest_ms = max(feature.widest_ms, coverage.widest_ms)
+            if isinstance(feature, CountFeature):
+                feature.keep = max(feature.keep, coverage.keep)
+
+
+def redefinition_matters(redefinition: Redefinition) -> bool:
+    """Whether a membership can differ: not where only names and versions changed."""
+    return any(_membership(each.before) != _membership(each.after) for each in redefinition.changed)
+
+
+def _membership(document: bytes | None) -> str | None:
+    found = read_document(document)
+    return None if found is None else membership_fingerprint(found)
+
+
+def _encoded(document: SegmentDocument | None) -> bytes | None:
+    return None if document is None else encode_segment(document)
