@@ -55,8 +55,7 @@ class Summaries:
 
     def plan(self, flip_ms: int) -> None:
         """Look at the customer at this instant, if not before."""
-        if flip_ms < self.deadline_ms:
-            self.deadline_ms = flip_ms
+        self.deadline_ms = min(self.deadline_ms, flip_ms)
 
 
 def stable_key(identity: str) -> int:
@@ -121,11 +120,11 @@ class ValueAtom:
         self.test = test
         self.segments: list[Any] = []
 
-    def holds(self, summaries: Summaries, at_ms: int) -> bool:  # noqa: ARG002 -- one signature for every atom
+    def holds(self, summaries: Summaries, at_ms: int) -> bool:
         register = summaries.registers.get(self.feature.key)
         return register is not None and self.test(register[1])
 
-    def turns_false_at(self, summaries: Summaries, at_ms: int) -> int | None:  # noqa: ARG002 -- as above
+    def turns_false_at(self, summaries: Summaries, at_ms: int) -> int | None:
         """Never by time alone."""
         return None
 

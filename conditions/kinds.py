@@ -19,8 +19,8 @@ from conditions.index import Access, Anything, Exact, Part, Prefix, Range, Slot,
 from conditions.money import to_micros
 from conditions.times import parse_time
 from conditions.urls import parse_url
-from conditions.values import NUMBER_OPERATORS, TEXT_OPERATORS, Operator, canonical, is_number, look_up, operator_test
 from conditions.value_access import value_access
+from conditions.values import NUMBER_OPERATORS, TEXT_OPERATORS, Operator, canonical, is_number, look_up, operator_test
 from conditions.wording import describe
 
 UNITS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from itertools import islice
 from typing import Any
 
@@ -19,7 +19,6 @@ from state.redefinition import (
     SEGMENT_MARK,
     Asking,
     ChangedSegment,
-    Coverage,
     History,
     Redefinition,
     compile_changes,

@@ -19,7 +19,7 @@ import msgspec
 import xxhash
 
 from conditions.definitions import Definitions, Segment
-from conditions.documents import SegmentDocument, encode_segment
+from conditions.documents import SegmentDocument
 from conditions.events import CUSTOMER_DELETE, CustomerUpdate, Event
 from conditions.features import CountFeature, EntryFeature, Feature, RegisterFeature, SumFeature, stable_key
 from conditions.index import PredicateIndex
