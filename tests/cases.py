@@ -33,7 +33,7 @@ HOSTS = ("shop.example", "www.shop.example", "notshop.example", "shop.example:80
 DOMAINS = (*HOSTS, "Shop.Example", "example")
 AUTHORITIES = (*HOSTS, "SHOP.Example", "me@shop.example", "me:pass@blog.example", "eu.www.shop.example")
 PATHS = ("", "/", "/a", "/a/", "/a/b", "/ab", "/A", "/a/b/c/", "/%61", "/a//")
-WANTED_PATHS = ("/", "/a", "/a/", "/a/b", "/a/*", "/a*", "/*", "/A", "/%61", "/ab", "/a/b*")
+WANTED_PATHS = ("/", "/a", "/a/", "/a/b", "/a/*", "/a/*", "/a*", "/*", "/A", "/%61", "/ab", "/a/b*")
 QUERIES = ("", "", "?", "?x=1", "?x=1&y=2", "?y=2&x=1", "?X=1")
 FRAGMENTS = ("", "", "", "#top", "#/a?x=1")
 NO_URLS = ("/a", "shop.example/a", "//shop.example/a", "", "http://", "not a url")
@@ -86,7 +86,7 @@ def case(seed: int) -> Case:
         start_ms = LAST_MS - span_ms - random.randrange(1_000)
     documents = Documents(random, start_ms, span_ms)
     document = documents.document()
-    events = Events(random, document, start_ms, span_ms)
+    events = Events(random, document, documents.edges, start_ms, span_ms)
     lines, faults = events.lines(random.choice((12, 60, 100, 150, 200, 200, 300)))
     until_ms = random.choice((None, events.clock_ms + random.randrange(2 * span_ms), start_ms + span_ms // 2))
     return Case(document, lines, None if until_ms is None else min(until_ms, LAST_MS), faults)
@@ -103,6 +103,7 @@ class Documents:
         self.random = random
         self.start_ms = start_ms
         self.span_ms = span_ms
+        self.edges: list[int] = []  # where fixed periods begin and end
         self.kinds: dict[str, Callable[[], Fields]] = {
             "customer": self.customer,
             "page_visit": self.page,
@@ -126,6 +127,7 @@ class Documents:
     def document(self) -> Fields:
         # Few kinds a document: its events then meet several conditions each.
         kinds = self.random.sample(sorted(self.kinds), self.random.choice((3, 5, 5, 8, 15)))
+        kinds += self.random.choice(([], [], ["customer"] * 3, ["event", "page_visit"]))
         ids = self.random.sample(SEGMENTS, self.random.choice((1, 6, 8, 10, 12, 14)))
         return {"segments": [self.segment(segment_id, kinds) for segment_id in ids]}
 
@@ -162,8 +164,11 @@ class Documents:
         return {}
 
     def instant(self) -> int:
+        if self.edges and self.random.random() < 0.3:
+            return self.random.choice(self.edges)
         time_ms = self.start_ms + self.span_ms * self.random.randint(-50, 1_050) // 1_000
-        return min(max(time_ms, 0), LAST_MS)
+        self.edges.append(min(max(time_ms, 0), LAST_MS))
+        return self.edges[-1]
 
     def duration(self) -> str:
         drawn = self.random.random()
@@ -174,7 +179,7 @@ class Documents:
         return f"{max(1, round(wanted_ms / UNIT_MS[unit]))}{unit}"
 
     def count(self) -> Fields:
-        least, most = sorted((self.random.choice((1, 1, 2, 2, 3, 5)), self.random.choice((0, 1, 2, 3, 4))))
+        least, most = sorted((self.random.choice((1, 1, 2, 2, 3, 5, 8)), self.random.choice((0, 1, 2, 3, 4, 10, 20))))
         return self.random.choice(
             (
                 {},
@@ -196,7 +201,10 @@ class Documents:
             return {}
         if drawn < 0.45:
             url = random_url(self.random)
-            return {"url": url, **maybe(self.random, 0.7, lambda: {"query": self.random.choice(("ignore", "exact"))})}
+            return {
+                "url": url,
+                **maybe(self.random, 0.7, lambda: {"query": self.random.choice(("ignore", "exact", "exact"))}),
+            }
         fields = {}
         if drawn < 0.85:
             fields = self.some("domain", DOMAINS, 1) | maybe(
@@ -246,7 +254,7 @@ class Documents:
             return {"operator": operator, "value": self.random.choice(NUMBERS)}
         value = self.operand(operator)
         text = value[0] if isinstance(value, list) and value else value
-        ignored = maybe(self.random, 0.6, lambda: {"ignore_case": self.random.random() < 0.85})
+        ignored = maybe(self.random, 0.8, lambda: {"ignore_case": self.random.random() < 0.9})
         return {"operator": operator, "value": value, **(ignored if isinstance(text, str) else {})}
 
     def operand(self, operator: str) -> Any:
@@ -254,7 +262,7 @@ class Documents:
             return self.random.choice(("g", "G", "st", "STRASS", "SSE", "e", "i", "i̇", "k", "K", "old"))
         if operator == "in":
             return [self.scalar() for _ in range(self.random.randint(1, 4))]
-        if operator == "equals" and self.random.random() < 0.15:
+        if operator == "equals" and self.random.random() < 0.25:
             return [self.random.choice(("gold", "old", 1, True)) for _ in range(self.random.randint(1, 2))]
         if operator == "contains" and self.random.random() < 0.4:
             return self.random.choice(("ol", "ss", "ß", "İ", "S", "k"))
@@ -288,6 +296,18 @@ def random_url(random: Random) -> str:
     return f"{scheme}://{authority}{random.choice(PATHS)}{random.choice(QUERIES)}{random.choice(FRAGMENTS)}"
 
 
+def related(random: Random, value: Any) -> Any:
+    """The value itself, or one that differs from it in what equality, order or case may turn on."""
+    if isinstance(value, list):
+        return random.choice((value, related(random, random.choice(value)))) if value else value
+    if isinstance(value, str):
+        kin = (value.upper(), value.lower(), value.swapcase(), value.casefold(), f"x{value}", f"{value}x")
+        return random.choice((value, value, *kin))
+    if isinstance(value, bool):
+        return random.choice((value, value, not value, int(value), str(value)))
+    return random.choice((value, value, float(value), value + 1, value - 1, -value, True, str(value)))
+
+
 def literal(text: str) -> str:
     """Stands for a number to be written in just this way."""
     return f"number={text}="
@@ -309,22 +329,26 @@ class Draft:
 class Events:
     """Draws the lines of an events file, most of them of use to the document."""
 
-    def __init__(self, random: Random, document: Fields, start_ms: int, span_ms: int) -> None:
+    def __init__(self, random: Random, document: Fields, edges: list[int], start_ms: int, span_ms: int) -> None:
         self.random = random
+        self.edges = edges
         self.start_ms = start_ms
         self.span_ms = span_ms
         self.clock_ms = start_ms
         self.drafts: list[Draft] = []
         self.instants: list[int] = []  # of the events so far
         self.windows_ms = windows_of(document)
-        self.customers = random.sample(CUSTOMERS, random.randint(3, 8))
+        self.customers = random.choice((list(CUSTOMERS[-2:]), [])) + random.sample(CUSTOMERS[:-2], random.randint(2, 6))
         self.counts = dict.fromkeys(self.customers, 0)
         conditions = conditions_of(document)
         self.wanted = [maker_for(each) for each in conditions]
-        self.urls = [each["url"] for each in conditions if "url" in each]
+        self.urls: list[str] = [each["url"] for each in conditions if "url" in each]
         self.messages = [f"{each['kind']}.{each['action']}" for each in conditions if "action" in each]
-        self.types = [each["type"] for each in conditions if each.get("type") in TYPES]
-        self.grid_ms = random.choice((1, 1, max(1, span_ms // 500)))
+        self.pages = [each for each in conditions if "domain" in each or "path" in each]
+        self.tests = [each for each in conditions if "attribute" in each]
+        self.customs = [each for each in conditions if each.get("type") in TYPES]
+        self.updates: dict[str, int] = {}  # when each customer's attributes were written last
+        self.grid_ms = random.choice((1, max(1, span_ms // 500), max(1, span_ms // 60)))
         self.late_share = random.choice((0.0, 0.1, 0.4))
         self.makers: dict[str, Callable[[], tuple[str, Fields | None]]] = {
             "page": self.visit,
@@ -370,7 +394,7 @@ class Events:
             time_ms, received_ms = self.times()
         else:
             draft = self.draft()
-            time_ms, received_ms = self.times()
+            time_ms, received_ms = self.times_of_new(draft)
         draft.times.append((time_ms, received_ms))
         self.instants.append(min(each for each in (time_ms, received_ms) if each is not None))
         return self.written(draft.fields, time_ms, received_ms)
@@ -391,6 +415,17 @@ class Events:
         """The times of an event that arrives once more: now, or as late as the first time."""
         return self.random.choice(((time_ms, received_ms), (time_ms, self.clock_ms)))
 
+    def times_of_new(self, draft: Draft) -> tuple[int | None, int | None]:
+        """As `times`, but attributes of one customer are often written at the very same instant."""
+        time_ms, received_ms = self.times()
+        if draft.fields["type"] == "customer.update":
+            customer_id = str(draft.fields["customer_id"])
+            written_ms = self.updates.get(customer_id, LAST_MS)
+            if self.random.random() < 0.25 and received_ms is not None and written_ms <= received_ms:
+                time_ms = written_ms
+            self.updates[customer_id] = min(each for each in (time_ms, received_ms) if each is not None)
+        return time_ms, received_ms
+
     def times(self) -> tuple[int | None, int | None]:
         """Time and arrival of the next event: on the clock, late, ahead of it or upon an instant of note."""
         received_ms = self.clock_ms
@@ -410,6 +445,9 @@ class Events:
         return time_ms, received_ms
 
     def late(self, received_ms: int) -> int:
+        edges = [each for edge in self.edges for each in (edge - 1, edge, edge + 1) if 0 <= each <= received_ms]
+        if edges and self.random.random() < 0.4:
+            return self.random.choice(edges)
         if self.instants and self.random.random() < 0.3:
             return min(self.random.choice(self.instants), received_ms)
         return max(0, received_ms - int(self.span_ms * 10 ** self.random.uniform(-3, 0)))
@@ -459,7 +497,18 @@ class Events:
         return "page.visit", properties
 
     def url(self) -> str:
-        return self.random.choice(self.urls) if self.urls and self.random.random() < 0.3 else random_url(self.random)
+        drawn = self.random.random()
+        if drawn < 0.3 and self.urls:
+            return self.random.choice(self.urls)
+        if drawn < 0.7 and self.pages:
+            page = self.random.choice(self.pages)
+            authority = self.random.choice(("", "", "", "", "www.", "not", "me@")) + str(
+                page.get("domain", "shop.example")
+            )
+            path = str(page.get("path", "/")).replace("*", self.random.choice(("", "", "b", "/", "b/c")))
+            path += self.random.choice(("", "", "", "/", "b"))
+            return f"https://{authority}{path.removesuffix(self.random.choice(('', '', '/')))}"
+        return random_url(self.random)
 
     def message(self) -> tuple[str, Fields | None]:
         event_type = f"{self.random.choice(('email', 'sms', 'push'))}.{self.random.choice(ACTIONS)}"
@@ -505,7 +554,27 @@ class Events:
 
     def attributes(self) -> Fields:
         names = self.random.sample(("plan", "city", "age", "tags", "vip", "address", "address.city"), 3)
-        return {name: self.attribute(name, nulls=True) for name in names[: self.random.randint(0, 3)]}
+        attributes = {name: self.attribute(name, nulls=True) for name in names[: self.random.choice((0, 0, 1, 3))]}
+        if self.tests and self.random.random() < 0.8:
+            test = self.random.choice(self.tests)
+            attributes |= self.tested(test["attribute"], test, nulls=True)
+        return attributes
+
+    def tested(self, dotted: str, test: Fields, *, nulls: bool) -> Fields:
+        """The attribute or property of a test, with a value that is likely to satisfy it, or only just not."""
+        if nulls and self.random.random() < 0.15:
+            return {dotted.split(".", maxsplit=1)[0]: None}
+        value = related(self.random, test.get("value", "gold"))
+        if self.random.random() < 0.2:
+            value = self.random.choice(([value], ["x", value], [[value]], [value, None] if nulls else []))
+        if nulls and isinstance(value, list) and self.random.random() < 0.4:
+            value = [None, *value]
+        if not nulls and self.random.random() < 0.1:
+            value = None  # which is no value of a property
+        first, *inner = dotted.split(".")
+        for name in reversed(inner):
+            value = {name: value} | maybe(self.random, 0.2, lambda: {"zip": None if nulls else 1})
+        return {first: value}
 
     def attribute(self, name: str, *, nulls: bool) -> Any:
         if nulls and self.random.random() < 0.15:
@@ -531,9 +600,12 @@ class Events:
         properties = {name: self.attribute(name, nulls=False) for name in names}
         if names and self.random.random() < 0.1:
             properties[names[0]] = None
-        event_type = (
-            self.random.choice(self.types or TYPES) if self.random.random() < 0.7 else self.random.choice(TYPES)
-        )
+        event_type = self.random.choice(TYPES)
+        if self.customs and self.random.random() < 0.8:
+            condition = self.random.choice(self.customs)
+            event_type = condition["type"]
+            for test in condition.get("where", []):
+                properties |= self.tested(test["property"], test, nulls=False)
         return event_type, properties if self.random.random() < 0.95 else None
 
     def invalid(self) -> tuple[bytes, str, str | None]:
