@@ -61,17 +61,16 @@ class CompiledCondition:
         """The instants after `at_ms` at which time alone may change the condition's truth."""
         instants = []
         for atom, _ in self.terms:
-            if atom.holds(summaries, at_ms):
-                flip_ms = atom.turns_false_at(summaries, at_ms)
-                if flip_ms is not None and flip_ms <= LAST_INSTANT_MS:
-                    instants.append(flip_ms)
+            flip_ms = atom.turns_false_at(summaries, at_ms)
+            if flip_ms is not None and flip_ms <= LAST_INSTANT_MS:
+                instants.append(flip_ms)
         return instants
 
 
 class Segment:
     """A segment whose conditions are ready to be asked. `key` is what state calls it."""
 
-    __slots__ = ("any_of", "conditions", "default", "id", "key", "name", "version")
+    __slots__ = ("_sole", "_sole_wanted", "any_of", "conditions", "default", "id", "key", "name", "version")
 
     def __init__(self, document: SegmentDefinition, conditions: Iterable[CompiledCondition]) -> None:
         self.id = document.id
@@ -80,6 +79,12 @@ class Segment:
         self.version = document.version
         self.any_of = document.match == "any"
         self.conditions = tuple(conditions)
+        # Most segments are one atom, wanted true or false; for those the answer is at hand.
+        self._sole: Atom | None = None
+        self._sole_wanted = True
+        if len(self.conditions) == 1 and len(self.conditions[0].terms) == 1:
+            self._sole, wanted = self.conditions[0].terms[0]
+            self._sole_wanted = wanted is not self.conditions[0].negate
         self.default = self.holds(Summaries(), 0)
 
     def holds(self, summaries: Summaries, at_ms: int) -> bool:
@@ -91,6 +96,8 @@ class Segment:
 
     def truths(self, summaries: Summaries, at_ms: int) -> list[bool]:
         """Whether each condition holds, in their order."""
+        if self._sole is not None:
+            return [self._sole.holds(summaries, at_ms) is self._sole_wanted]
         return [condition.holds(summaries, at_ms) for condition in self.conditions]
 
     def agrees(self, truths: list[bool]) -> bool:
@@ -99,6 +106,8 @@ class Segment:
 
     def flips_at(self, summaries: Summaries, at_ms: int, now_in: bool) -> int | None:
         """When the segment's answer at `at_ms`, `now_in`, changes by time alone; None: never, or past the year 9999."""
+        if self._sole is not None and now_in is not self._sole_wanted:
+            return None  # time alone turns no atom true
         instants = [flip_ms for condition in self.conditions for flip_ms in condition.flips_at(summaries, at_ms)]
         for flip_ms in sorted(instants) if len(instants) > 1 else instants:
             if self.holds(summaries, flip_ms) is not now_in:
@@ -113,6 +122,7 @@ class Definitions:
         self.segments: dict[str, Segment] = {}
         self.by_key: dict[int, Segment] = {}
         self.counts: dict[int, CountFeature] = {}
+        self.timed_counts: dict[int, CountFeature] = {}
         self.sums: dict[int, SumFeature] = {}
         self.registers: dict[str, RegisterFeature] = {}
         self.indexes: dict[str, PredicateIndex[EntryFeature]] = {}
@@ -172,6 +182,7 @@ def compile_definitions(documents: Iterable[SegmentDefinition]) -> Definitions:
         segment = _compile_segment(document, definitions)
         definitions.segments[segment.id] = segment
         definitions.by_key[segment.key] = segment
+    definitions.timed_counts = {key: feature for key, feature in definitions.counts.items() if feature.is_timed}
     definitions.true_by_default = tuple(segment for segment in definitions.segments.values() if segment.default)
     definitions.default_keys = frozenset(segment.key for segment in definitions.true_by_default)
     return definitions
