@@ -106,8 +106,11 @@ class Segment:
 
     def flips_at(self, summaries: Summaries, at_ms: int, now_in: bool) -> int | None:
         """When the segment's answer at `at_ms`, `now_in`, changes by time alone; None: never, or past the year 9999."""
-        if self._sole is not None and now_in is not self._sole_wanted:
-            return None  # time alone turns no atom true
+        if self._sole is not None:
+            if now_in is not self._sole_wanted:
+                return None  # time alone turns no atom true
+            flip_ms = self._sole.turns_false_at(summaries, at_ms)
+            return None if flip_ms is None or flip_ms > LAST_INSTANT_MS else flip_ms
         instants = [flip_ms for condition in self.conditions for flip_ms in condition.flips_at(summaries, at_ms)]
         for flip_ms in sorted(instants) if len(instants) > 1 else instants:
             if self.holds(summaries, flip_ms) is not now_in:

@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 
 from conditions.definitions import CompiledCondition, Segment
-from conditions.features import FOREVER, Atom, CountAtom, Summaries, SumAtom, sum_since
-from conditions.times import format_time
 from conditions.events import MICROS_PER_UNIT
+from conditions.features import FOREVER, Atom, CountAtom, SumAtom, Summaries, sum_since
+from conditions.times import format_time
 
 SHOWN_EVENTS = 5
 

@@ -67,24 +67,26 @@ def stable_key(identity: str) -> int:
 class CountAtom:
     """True while the n-th newest matching event is younger than the duration."""
 
-    __slots__ = ("duration_ms", "feature", "nth", "segments")
+    __slots__ = ("duration_ms", "feature", "key", "newest", "nth", "segments")
 
     def __init__(self, feature: CountFeature, nth: int, duration_ms: int) -> None:
         self.feature = feature
+        self.key = feature.key
         self.nth = nth
+        self.newest = 2 * nth  # where the n-th newest entry stands, from the end of the flat list
         self.duration_ms = duration_ms
         self.segments: list[Any] = []
 
     def holds(self, summaries: Summaries, at_ms: int) -> bool:
-        entries = summaries.counts.get(self.feature.key)
-        newest = 2 * self.nth
+        entries = summaries.counts.get(self.key)
+        newest = self.newest
         return entries is not None and len(entries) >= newest and entries[-newest] > at_ms - self.duration_ms
 
     def turns_false_at(self, summaries: Summaries, at_ms: int) -> int | None:
         """When the atom, if it holds at `at_ms`, ceases to by time alone; None: never, or it does not hold."""
         if self.duration_ms == FOREVER or not self.holds(summaries, at_ms):
             return None
-        return summaries.counts[self.feature.key][-2 * self.nth] + self.duration_ms
+        return summaries.counts[self.key][-self.newest] + self.duration_ms
 
 
 class SumAtom:
@@ -206,6 +208,7 @@ class CountFeature:
         self.keep = 0
         self.widest_ms = 0
         self.levels: list[Level] = []
+        self.sole_ms = -FOREVER  # the duration, where only one is asked for, and of the newest entry
 
     @property
     def is_timed(self) -> bool:
@@ -221,7 +224,10 @@ class CountFeature:
             self.levels.sort(key=lambda each: each.nth)
         self.keep = max(self.keep, nth)
         self.widest_ms = max(self.widest_ms, duration_ms)
-        return level.atom(self, duration_ms)
+        atom = level.atom(self, duration_ms)
+        is_sole = self.keep == 1 and len(level.durations) == 1
+        self.sole_ms = duration_ms if is_sole else -FOREVER
+        return atom
 
     def fold(self, summaries: Summaries, event: Event, id_hash: int, clock_ms: int, flipped: list[Atom]) -> bool:
         """Put one matching event into the summary, and the atoms that it turns true into `flipped`.

@@ -17,7 +17,7 @@ from xxhash import xxh3_64_intdigest
 from conditions.changes import Cause, Change, Reason, change_id
 from conditions.definitions import LAST_INSTANT_MS, Definitions, Segment
 from conditions.events import CUSTOMER_DELETE, CUSTOMER_UPDATE, CustomerUpdate, Event, Rejected
-from conditions.features import Atom
+from conditions.features import Atom, CountFeature, Entries
 from conditions.times import format_time
 from state.cache import CustomerCache
 from state.customers import NEVER_MS, Customer, customer_key, encode_customer
@@ -328,16 +328,24 @@ class _Computation:
         at_ms = customer.deadline_ms
         next_ms = NEVER_MS
         flipped: list[Atom] = []
-        counts = self._definitions.timed_counts
-        for key, entries in list(customer.counts.items()):
-            if key in counts:
-                flip_ms = counts[key].expire(customer, entries, at_ms, flipped)
-                if flip_ms < next_ms:
+        timed = self._definitions.timed_counts
+        late: list[tuple[CountFeature, Entries]] = []
+        for key, entries in customer.counts.items():
+            feature = timed.get(key)
+            if feature is not None:
+                # What most features ask for is known without a call.
+                flip_ms = entries[0] + feature.sole_ms
+                if flip_ms <= at_ms:
+                    late.append((feature, entries))
+                elif flip_ms < next_ms:
                     next_ms = flip_ms
-        sums = self._definitions.sums
-        for key, amounts in list(customer.sums.items()):
-            if key in sums:
-                next_ms = min(next_ms, sums[key].expire(customer, amounts, at_ms, flipped))
+        for feature, entries in late:
+            next_ms = min(next_ms, feature.expire(customer, entries, at_ms, flipped))
+        if customer.sums:
+            sums = self._definitions.sums
+            for key, amounts in list(customer.sums.items()):
+                if key in sums:
+                    next_ms = min(next_ms, sums[key].expire(customer, amounts, at_ms, flipped))
         customer.deadline_ms = next_ms
         self._dirty[customer.id] = customer
         self._await(customer)

@@ -55,6 +55,7 @@ class DefinitionsFollower:
         self._on_change = on_change
         self._moved = asyncio.Condition()
         self._reader: LogReader | None = None
+        self._opened = AsyncExitStack()  # closes the reader
         self._following: asyncio.Task[None] | None = None
 
     # -- life ---------------------------------------------------------------------------------------------------------
@@ -64,15 +65,14 @@ class DefinitionsFollower:
 
         Raises StreamsError where the log cannot be reached.
         """
-        opened = AsyncExitStack()
         try:
-            reader = await opened.enter_async_context(self._log.reader(self.position))
+            reader = await self._opened.enter_async_context(self._log.reader(self.position))
             await self._read_to(reader, await reader.end())
         except BaseException:
-            await opened.aclose()
+            await self._opened.aclose()
             raise
         self._reader = reader
-        self._following = asyncio.create_task(self._follow(opened, reader), name="definitions-follower")
+        self._following = asyncio.create_task(self._follow(reader), name="definitions-follower")
 
     async def stop(self) -> None:
         """End following. What has been read stays. May be called twice."""
@@ -80,6 +80,8 @@ class DefinitionsFollower:
         if following is not None:
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
+        self._reader = None
+        await self._opened.aclose()
 
     async def ended(self) -> None:
         """Wait until following ends by itself, which no trouble with Kafka makes it do. Raises what ended it."""
@@ -126,27 +128,26 @@ class DefinitionsFollower:
                 raise RestoreStuck("the definitions topic", 0, reader.position, end, round(PATIENCE_S * 1000))
             await self._apply(records, reader.position, None)
 
-    async def _follow(self, opened: AsyncExitStack, reader: LogReader) -> None:
+    async def _follow(self, reader: LogReader) -> None:
         trouble = _Trouble()
         while True:
             try:
-                async with opened:
-                    self._reader = reader
-                    while True:
-                        await self._apply(await reader.read(), reader.position, self._on_change)
-                        trouble.over()
+                self._reader = reader
+                while True:
+                    await self._apply(await reader.read(), reader.position, self._on_change)
+                    trouble.over()
             except StreamsError as error:
                 trouble.note(error)
             finally:
                 self._reader = None
-            opened, reader = await self._reopened(trouble)
+                await self._opened.aclose()
+            reader = await self._reopened(trouble)
 
-    async def _reopened(self, trouble: _Trouble) -> tuple[AsyncExitStack, LogReader]:
+    async def _reopened(self, trouble: _Trouble) -> LogReader:
         while True:
             await asyncio.sleep(trouble.pause_s)
-            opened = AsyncExitStack()
             try:
-                return opened, await opened.enter_async_context(self._log.reader(self.position))
+                return await self._opened.enter_async_context(self._log.reader(self.position))
             except StreamsError as error:
                 trouble.note(error)
 

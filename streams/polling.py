@@ -18,7 +18,7 @@ import msgspec
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka import errors as kafka
-from aiokafka.consumer.fetcher import Fetcher
+from aiokafka.consumer.fetcher import Fetcher, FetchResult, PartitionRecords
 from faust.serializers.schemas import Schema
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
@@ -75,7 +75,7 @@ class Poll:
         last = records[first][-1]
         self.topic, self.partition = first.topic, first.partition
         self.offset = next(_poll_numbers)
-        self.timestamp, self.timestamp_type = last.timestamp, last.timestamp_type
+        self.timestamp, self.timestamp_type = last.timestamp, 0
         self.headers: tuple[Any, ...] = ()
         self.key = None
         self.value = records
@@ -102,6 +102,20 @@ class PollSchema(Schema[Any, Any]):
         return message.value
 
 
+class Fetched(msgspec.Struct, gc=False):
+    """What is of use of a record. aiokafka's own costs as much to make as its event to decode."""
+
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+
+
+class FetchedRecords(PartitionRecords):  # type: ignore[misc]  # aiokafka ships no types
+    def _consumer_record(self, tp: Any, record: Any) -> Fetched:
+        return Fetched(record.offset, record.timestamp, record.key, record.value)
+
+
 class AskingFetcher(Fetcher):  # type: ignore[misc]  # aiokafka ships no types
     """Notes when the request was sent whose response last told a partition's high watermark.
 
@@ -125,7 +139,13 @@ class AskingFetcher(Fetcher):  # type: ignore[misc]  # aiokafka ships no types
         for place, state in states.items():
             if state.timestamp is not None:
                 self.asked_ms[place] = sent_ms
+                self._lighten(place)
         return answer
+
+    def _lighten(self, place: TopicPartition) -> None:
+        found = self._records.get(place)
+        if isinstance(found, FetchResult) and found._partition_records is not None:
+            found._partition_records.__class__ = FetchedRecords
 
 
 class RebalanceListener(driver.ConsumerRebalanceListener):

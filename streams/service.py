@@ -28,6 +28,7 @@ from streams.kafka.transactions import FencedProducer, ProducerOptions
 from streams.metrics import Metrics
 from streams.opening import Opener
 from streams.outgoing import changelog_topic
+from streams.replay import tune_garbage_collector
 from streams.settings import Settings
 from streams.web import WebServer
 from streams.worker import Trouble, Worker
@@ -94,6 +95,7 @@ async def serve(
 ) -> None:
     """Run a worker until SIGTERM or SIGINT. Raises StreamsError and StateError for what trying again cannot mend."""
     connection = connection_of(settings)
+    tune_garbage_collector()
     metrics = Metrics()
     data_dir = DataDir(settings.data_dir, settings.app_id)
     try:

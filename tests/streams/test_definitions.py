@@ -41,10 +41,12 @@ class FailingLog(MemoryDefinitionsLog):
     def __init__(self) -> None:
         super().__init__()
         self.is_down = False
+        self.refused = asyncio.Event()  # a reader
 
     @asynccontextmanager
     async def reader(self, position: int) -> AsyncIterator[LogReader]:
         if self.is_down:
+            self.refused.set()
             raise Unreachable("nowhere:9092", "reading")
         async with super().reader(position) as reader:
             yield _FailingReader(self, reader)
@@ -73,10 +75,10 @@ async def test_a_follower_waits_until_the_log_is_back_and_misses_nothing(capsys:
     await follower.start()
     log.is_down = True
     await log.write([by_hand(document("a")), by_hand(document("b"))])
-    while "definitions_unreachable" not in capsys.readouterr().out:
-        await asyncio.sleep(0)
+    await asyncio.wait_for(log.refused.wait(), 10)
     with pytest.raises(Unreachable):
         await follower.catch_up()
+    assert "definitions_unreachable" in capsys.readouterr().out
     log.is_down = False
     await follower.wait_for(2, 10)
     assert versions(follower) == {"a": 1, "b": 1}
