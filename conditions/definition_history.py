@@ -19,9 +19,9 @@ from conditions.documents import (
     DocumentError,
     DocumentErrors,
     SegmentDocument,
-    encode_segment,
     join_path,
     parse_segment,
+    to_document,
 )
 from conditions.json_values import JsonFault, load_json
 from conditions.shared_map import SharedMap
@@ -101,7 +101,7 @@ class DefinitionRecord(NamedTuple):
     def encode(self) -> bytes:
         if self.document is None:
             return msgspec.json.encode({"id": self.id, "version": self.version, "deleted": True})
-        return encode_segment(msgspec.structs.replace(self.document, version=self.version))
+        return encode_document(msgspec.structs.replace(self.document, version=self.version))
 
 
 class DefinitionHistory:
@@ -250,6 +250,14 @@ def _as_record(definition: Definition) -> DefinitionRecord:
 def duplicate_name(name: str, holder: str, path: str = "name") -> DocumentError:
     return DocumentError(path, f'expected a unique name, got "{shorten(name)}" as of segment {holder}')
 
+
+def encode_document(document: SegmentDocument) -> bytes:
+    """The document as JSON, its version always named, and every digit of amounts."""
+    first = {"id": document.id, "name": document.name, "version": document.version}
+    return _encoder.encode(first | to_document(document))
+
+
+_encoder = msgspec.json.Encoder(decimal_format="number")
 
 # --- records ---------------------------------------------------------------------------------------------------------
 

@@ -334,7 +334,7 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     def run(**flags: Any) -> None:
         command(load_settings({name: flags.pop(name) for name in Settings.model_fields}), **flags)
 
-    own = [each for each in inspect.signature(command).parameters.values() if each.name != "settings"]
+    own = [each for each in inspect.signature(command, eval_str=True).parameters.values() if each.name != "settings"]
     settings = [
         inspect.Parameter(
             name,

@@ -37,22 +37,35 @@ TURNS = 20
 LONGEST_TURN_PAUSE_S = 0.3
 
 OnChange = Callable[[Applied], None]
+OnIgnored = Callable[[Ignored], None]
+
+
+def log_ignored(ignored: Ignored) -> None:
+    """Tell of a record that somebody ought to look at."""
+    errors = [str(each) for each in ignored.errors]
+    log.warning("definition_ignored", segment=ignored.key, offset=ignored.offset, reason=ignored.reason, errors=errors)
 
 
 class DefinitionsFollower:
     """Reads the whole log of definitions, and then each record soon after it was written.
 
     The history belongs to the event loop that `start` runs in: look at it there, between two awaits. `on_change` is
-    called for each record that counts and comes after `start` has read to the end; whatever it raises ends the
-    follower, see `ended`.
+    called for each record that counts and comes after `start` has read to the end, `on_ignored` for each that is
+    ignored and no mere repetition; whatever they raise ends the follower, see `ended`.
     """
 
-    def __init__(self, definitions_log: DefinitionsLog, on_change: OnChange | None = None) -> None:
+    def __init__(
+        self,
+        definitions_log: DefinitionsLog,
+        on_change: OnChange | None = None,
+        on_ignored: OnIgnored = log_ignored,
+    ) -> None:
         self.history = DefinitionHistory()
         self.position = 0
         """All records below it are applied. At least `history.position`, which is behind the last record."""
         self._log = definitions_log
         self._on_change = on_change
+        self._on_ignored = on_ignored
         self._moved = asyncio.Condition()
         self._reader: LogReader | None = None
         self._opened = AsyncExitStack()  # closes the reader
@@ -157,10 +170,7 @@ class DefinitionsFollower:
             if isinstance(found, Applied) and on_change is not None:
                 on_change(found)
             elif isinstance(found, Ignored) and found.reason != "repeated":
-                errors = [str(each) for each in found.errors]
-                log.warning(
-                    "definition_ignored", segment=found.key, offset=found.offset, reason=found.reason, errors=errors
-                )
+                self._on_ignored(found)
         if position > self.position:
             async with self._moved:
                 self.position = position

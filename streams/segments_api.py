@@ -20,7 +20,7 @@ import msgspec
 import structlog
 from aiohttp import hdrs, web
 
-from conditions.definition_history import DefinitionHistory
+from conditions.definition_history import DefinitionHistory, encode_document
 from conditions.definition_plans import (
     DefinitionRefused,
     DuplicateName,
@@ -29,7 +29,7 @@ from conditions.definition_plans import (
     UnknownSegment,
     version_in_force,
 )
-from conditions.documents import DocumentError, DocumentErrors, SegmentDocument, encode_segment, parse_segment
+from conditions.documents import DocumentError, DocumentErrors, SegmentDocument, parse_segment
 from conditions.json_values import JsonFault, load_json
 from conditions.wording import describe, shorten
 from streams.definitions import DefinitionsFollower, DefinitionsWriter
@@ -90,7 +90,7 @@ class _SegmentsApi:
         assert definition.document is not None, "a definition in force has a document"
         value = {
             **summary(definition),
-            "document": msgspec.Raw(encode_segment(definition.document)),
+            "document": msgspec.Raw(encode_document(definition.document)),
             "history": [change_value(each) for each in definition.changes],
             "status": {} if self._status is None else self._status(definition.id),
         }
@@ -130,33 +130,33 @@ class _SegmentsApi:
 
     async def _body(self, request: web.Request) -> bytes:
         if request.content_type != "application/json":
-            raise _Refusal(415, f"expected a body of type application/json, got {shorten(request.content_type)}")
+            raise WriteRefused(415, f"expected a body of type application/json, got {shorten(request.content_type)}")
         try:
             async with asyncio.timeout(BODY_TIMEOUT_S):
                 await request.content.readexactly(self._most_bytes + 1)
         except asyncio.IncompleteReadError as error:
             return error.partial
         except TimeoutError:
-            raise _Refusal(408, f"the body did not arrive within {BODY_TIMEOUT_S:.0f} s") from None
-        raise _Refusal(413, f"expected a document of at most {self._most_bytes:,} bytes")
+            raise WriteRefused(408, f"the body did not arrive within {BODY_TIMEOUT_S:.0f} s") from None
+        raise WriteRefused(413, f"expected a document of at most {self._most_bytes:,} bytes")
 
 
 def _versions(header: str) -> list[int]:
     """The versions of an If-Match, or one that no segment has where it names none."""
     if ETAGS.sub("", header):
-        raise _Refusal(400, f'expected If-Match with a version in quotes, as "3", got {describe(header)}')
+        raise WriteRefused(400, f'expected If-Match with a version in quotes, as "3", got {describe(header)}')
     strong = [tag for weak, tag in ETAGS.findall(header) if not weak]
     return [int(tag) for tag in strong if re.fullmatch("[1-9][0-9]{0,18}", tag)] or [-1]
 
 
 def _document(segment_id: str, body: bytes) -> SegmentDocument:
-    """The document of the body; it may leave out the id. Raises DocumentErrors and _Refusal."""
+    """The document of the body; it may leave out the id. Raises DocumentErrors and WriteRefused."""
     try:
         value, faults = load_json(body.decode())
     except UnicodeDecodeError:
-        raise _Refusal(400, "the body is not UTF-8") from None
+        raise WriteRefused(400, "the body is not UTF-8") from None
     except JsonFault as fault:
-        raise _Refusal(400, f"the body is no JSON: {fault}", [DocumentError("", str(fault))]) from None
+        raise WriteRefused(400, f"the body is no JSON: {fault}", [DocumentError("", str(fault))]) from None
     if isinstance(value, dict):
         given = value.setdefault("id", segment_id)
         if given is not None and str(given) != segment_id:
@@ -183,11 +183,11 @@ class WriteGuard:
         self._token = None if token is None else token.encode()
 
     def check(self, request: web.Request) -> None:
-        """Raises _Refusal."""
+        """Raises WriteRefused."""
         if self._token is not None:
             self._check_token(request, self._token)
         elif not _is_loopback(request.remote) or any(name in request.headers for name in FORWARDED):
-            raise _Refusal(403, "without the setting api_token segments can be changed from this machine only")
+            raise WriteRefused(403, "without the setting api_token segments can be changed from this machine only")
         else:
             _check_origin(request)
 
@@ -195,18 +195,18 @@ class WriteGuard:
         scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
         is_right = hmac.compare_digest(given.strip().encode(errors="surrogateescape"), token)
         if scheme.lower() != "bearer" or not is_right:
-            raise _Refusal(401, "expected the header Authorization: Bearer with the api_token of this worker")
+            raise WriteRefused(401, "expected the header Authorization: Bearer with the api_token of this worker")
 
 
 def _check_origin(request: web.Request) -> None:
     """Refuse what a page of somebody else makes a browser on this machine send, also under a name that leads here."""
     host = request.headers.get(hdrs.HOST, "")
     if _host_name(f"//{host}") not in LOCAL_NAMES:
-        raise _Refusal(403, f"without the setting api_token the host is to be localhost, not {describe(host)}")
+        raise WriteRefused(403, f"without the setting api_token the host is to be localhost, not {describe(host)}")
     origin = request.headers.get(hdrs.ORIGIN)
     is_foreign = origin is not None and urlsplit(origin).netloc.lower() != host.lower()
     if is_foreign or request.headers.get("Sec-Fetch-Site", "none") not in {"none", "same-origin"}:
-        raise _Refusal(403, f"requests of another origin are refused: {describe(origin)}")
+        raise WriteRefused(403, f"requests of another origin are refused: {describe(origin)}")
 
 
 def _host_name(url: str) -> str | None:
@@ -228,7 +228,7 @@ def _is_loopback(remote: str | None) -> bool:
 # --- answers ---------------------------------------------------------------------------------------------------------
 
 
-class _Refusal(Exception):
+class WriteRefused(Exception):
     def __init__(self, status: int, detail: str, errors: Sequence[DocumentError] = ()) -> None:
         super().__init__(detail)
         self.status = status
@@ -241,7 +241,7 @@ def _explained(handler: Handler) -> Handler:
     async def handle(request: web.Request) -> web.Response:
         try:
             return await handler(request)
-        except _Refusal as error:
+        except WriteRefused as error:
             return _problem(error.status, str(error), error.errors)
         except DocumentErrors as error:
             more = {} if error.complete else {"complete": False}

@@ -9,9 +9,15 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from conditions.definition_history import Definition, DefinitionChange, DefinitionHistory
+from conditions.definition_history import (
+    Definition,
+    DefinitionChange,
+    DefinitionHistory,
+    Ignored,
+    encode_document,
+)
 from conditions.definition_plans import Action, Outcome, UnknownSegment
-from conditions.documents import SegmentDocument, encode_segment
+from conditions.documents import SegmentDocument
 from conditions.times import format_time
 from streams.definitions import DefinitionsFollower, DefinitionsWriter
 from streams.definitions_log import DefinitionsLog
@@ -57,12 +63,16 @@ def on_log(log: DefinitionsLog, use: Callable[[DefinitionsWriter], Awaitable[Res
 
 @asynccontextmanager
 async def _writer(log: DefinitionsLog) -> AsyncIterator[DefinitionsWriter]:
-    follower = DefinitionsFollower(log)
+    follower = DefinitionsFollower(log, on_ignored=_keep_silent)
     await follower.start()
     try:
         yield DefinitionsWriter(log, follower)
     finally:
         await follower.stop()
+
+
+def _keep_silent(ignored: Ignored) -> None:
+    """`list` tells of what was ignored."""
 
 
 # --- changing --------------------------------------------------------------------------------------------------------
@@ -112,7 +122,7 @@ def show_segment(log: DefinitionsLog, segment_id: str) -> Answer:
     async def show(writer: DefinitionsWriter) -> Answer:
         document = definition_in_force(writer.follower.history, segment_id).document
         assert document is not None, "a definition in force has a document"
-        encoded = encode_segment(document)
+        encoded = encode_document(document)
         return Answer(msgspec.Raw(encoded), msgspec.json.format(encoded, indent=2).decode().splitlines())
 
     return on_log(log, show)

@@ -112,8 +112,8 @@ class KafkaDefinitionsLog:
             return TurnLost(f"{what} {self._topic}: another writer has begun")
         if isinstance(error, kafka.OffsetOutOfRangeError):
             return Refused(
-                f"{self._topic}: the log no longer holds what was read last; the topic was probably deleted and created "
-                "anew. Start again to read it from its beginning."
+                f"{self._topic}: the log no longer holds what was read last; the topic was probably deleted and "
+                "created anew. Start again to read it from its beginning."
             )
         if isinstance(error, AUTHORIZATION_ERRORS):
             return NotPermitted(

@@ -70,16 +70,22 @@ def test_a_record_from_the_future_does_not_drag_time_along(new_stage: NewStage) 
     assert entered_ms <= now_ms()
 
 
-def test_a_stopped_worker_does_not_miss_what_came_meanwhile(new_stage: NewStage) -> None:
+def test_a_stopped_worker_does_not_miss_what_came_meanwhile(new_stage: NewStage, broker: Broker) -> None:
     stage, worker = wall_stage(new_stage)
     first_ms = now_ms()
     stage.send([visit(stage.topics[0], "c1", "one", first_ms)])
     stage.wait_applied()
     worker.freeze()
+    wait_past(now_ms() + 1_000)  # the answer to its last request, "nothing new", now waits in its socket
     renewed_ms = now_ms()
     stage.send([visit(stage.topics[0], "c1", "two", renewed_ms)])
     wait_past(first_ms + WINDOW_MS + 3_000)
-    worker.thaw()
+    broker.pause()
+    try:
+        worker.thaw()
+        wait_past(now_ms() + 1_500)  # that answer is all it has
+    finally:
+        broker.resume()
     wait_left(stage, "c1")
     assert changes_of(stage, "c1") == [("entered", first_ms, "event"), ("left", renewed_ms + WINDOW_MS, "deadline")]
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
 
 from conditions.definition_plans import DefinitionConflict
 from streams.definitions import DefinitionsFollower, DefinitionsWriter
-from streams.definitions_log import LogReader, MemoryDefinitionsLog, WritingTurn
+from streams.definitions_log import LogReader, LogRecord, MemoryDefinitionsLog, WritingTurn
 from streams.kafka.errors import Unreachable
 from tests.definitions_contract import DefinitionsContract, MemoryStage, Stage, Started, by_hand, document, versions
 
@@ -58,12 +58,12 @@ class _FailingReader:
         self._log = log
         self._reader = reader
 
-    async def read(self) -> list[object]:
+    async def read(self) -> list[LogRecord]:
         found = await self._reader.read()
         if self._log.is_down:
             raise Unreachable("nowhere:9092", "reading")
         self.position = self._reader.position
-        return list(found)
+        return found
 
     async def end(self) -> int:
         return await self._reader.end()
@@ -112,7 +112,7 @@ class _IntrudedTurn:
         self._log = log
         self._turn = turn
 
-    async def append(self, records: list[tuple[bytes, bytes | None]]) -> list[int]:
+    async def append(self, records: Sequence[tuple[bytes, bytes | None]]) -> list[int]:
         await self._log.write([by_hand(document("a", "Intruder"))])
         return await self._turn.append(records)
 

@@ -75,7 +75,9 @@ def test_apply_says_what_it_does_and_a_dry_run_does_nothing(run: Run, log: Memor
 def test_answers_come_as_json(run: Run) -> None:
     run("apply", "segments.yaml")
     one("{id: a, name: A2, conditions: [{kind: page_visit, within: 30d}]}")
-    [outcome] = json.loads(run("apply", "one.yaml", "--json")[1])
+    code, out, said = run("apply", "one.yaml", "--json")
+    assert (code, said) == (0, "")
+    [outcome] = json.loads(out)
     difference = {"path": "name", "before": '"A"', "after": '"A2"'}
     assert outcome == {"id": "a", "action": "changed", "version": 2, "differences": [difference]}
     assert json.loads(run("list", "--json")[1]) == [
