@@ -20,9 +20,9 @@ setup: ## make or update .venv, with the tools that test and check
 run: ## set up and run everything on this machine, the broker included
 	@$(PYTHON) deploy/setup.py run
 
-replay-demo: setup ## replay 18 months of real purchases; the changes go to standard output
-	@$(PYTHON) deploy/demo/events.py | $(ROLLCALL) replay \
-		--segments deploy/demo/segments.yaml --events - --until 1998-07-01T00:00:00Z
+replay-demo: setup ## replay 18 months of real purchases; the changes go to standard output, a closing table after them
+	@$(ROLLCALL) convert deploy/demo/purchases.txt --customer customer_id --date date --total dollar_value \
+		| $(ROLLCALL) replay --segments deploy/demo/segments.yaml --events - --until 1998-07-01T00:00:00Z --members
 
 test: setup ## run the tests that need no broker
 	$(BIN)/pytest -q -m "not kafka and not slow"

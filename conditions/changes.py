@@ -21,7 +21,7 @@ class Cause(msgspec.Struct, frozen=True, gc=False):
     event_time: str
 
 
-class Change(msgspec.Struct, frozen=True):
+class Change(msgspec.Struct, frozen=True, gc=False):
     """One customer entered or left one segment. Times are RFC 3339 with milliseconds, in UTC."""
 
     change_id: str

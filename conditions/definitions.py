@@ -61,17 +61,16 @@ class CompiledCondition:
         """The instants after `at_ms` at which time alone may change the condition's truth."""
         instants = []
         for atom, _ in self.terms:
-            if atom.holds(summaries, at_ms):
-                flip_ms = atom.turns_false_at(summaries, at_ms)
-                if flip_ms is not None and flip_ms <= LAST_INSTANT_MS:
-                    instants.append(flip_ms)
+            flip_ms = atom.turns_false_at(summaries, at_ms)
+            if flip_ms is not None and flip_ms <= LAST_INSTANT_MS:
+                instants.append(flip_ms)
         return instants
 
 
 class Segment:
     """A segment whose conditions are ready to be asked. `key` is what state calls it."""
 
-    __slots__ = ("any_of", "conditions", "default", "id", "key", "name", "version")
+    __slots__ = ("_sole", "_sole_wanted", "any_of", "conditions", "default", "id", "key", "name", "version")
 
     def __init__(self, document: SegmentDefinition, conditions: Iterable[CompiledCondition]) -> None:
         self.id = document.id
@@ -80,6 +79,12 @@ class Segment:
         self.version = document.version
         self.any_of = document.match == "any"
         self.conditions = tuple(conditions)
+        # Most segments are one atom, wanted true or false; for those the answer is at hand.
+        self._sole: Atom | None = None
+        self._sole_wanted = True
+        if len(self.conditions) == 1 and len(self.conditions[0].terms) == 1:
+            self._sole, wanted = self.conditions[0].terms[0]
+            self._sole_wanted = wanted is not self.conditions[0].negate
         self.default = self.holds(Summaries(), 0)
 
     def holds(self, summaries: Summaries, at_ms: int) -> bool:
@@ -99,6 +104,8 @@ class Segment:
 
     def truths(self, summaries: Summaries, at_ms: int) -> list[bool]:
         """Whether each condition holds, in their order."""
+        if self._sole is not None:
+            return [self._sole.holds(summaries, at_ms) is self._sole_wanted]
         return [condition.holds(summaries, at_ms) for condition in self.conditions]
 
     def agrees(self, truths: list[bool]) -> bool:
@@ -107,6 +114,11 @@ class Segment:
 
     def flips_at(self, summaries: Summaries, at_ms: int, now_in: bool) -> int | None:
         """When the segment's answer at `at_ms`, `now_in`, changes by time alone; None: never, or past the year 9999."""
+        if self._sole is not None:
+            if now_in is not self._sole_wanted:
+                return None  # time alone turns no atom true
+            flip_ms = self._sole.turns_false_at(summaries, at_ms)
+            return None if flip_ms is None or flip_ms > LAST_INSTANT_MS else flip_ms
         instants = [flip_ms for condition in self.conditions for flip_ms in condition.flips_at(summaries, at_ms)]
         for flip_ms in sorted(instants) if len(instants) > 1 else instants:
             if self.holds(summaries, flip_ms) is not now_in:
@@ -126,6 +138,7 @@ class Definitions:
         self.segments: dict[str, Segment] = {}
         self.by_key: dict[int, Segment] = {}
         self.counts: dict[int, CountFeature] = {}
+        self.timed_counts: dict[int, CountFeature] = {}
         self.sums: dict[int, SumFeature] = {}
         self.registers: dict[str, RegisterFeature] = {}
         self.indexes: dict[str, PredicateIndex[EntryFeature]] = {}
@@ -178,6 +191,8 @@ class Definitions:
         segment = Segment(document, [CompiledCondition(each, each.terms(self)) for each in document.conditions])
         for feature in segment.features():
             self._users[feature.identity] = self._users.get(feature.identity, 0) + 1
+            if isinstance(feature, CountFeature) and feature.is_timed:
+                self.timed_counts[feature.key] = feature
         return segment
 
     def install(self, segment: Segment) -> None:
@@ -220,6 +235,7 @@ class Definitions:
         self.indexes[predicate.event_type].remove(predicate.access, feature)
         if isinstance(feature, CountFeature):
             del self.counts[feature.key]
+            self.timed_counts.pop(feature.key, None)
         else:
             del self.sums[feature.key]
 

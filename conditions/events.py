@@ -42,7 +42,7 @@ class Item(msgspec.Struct, frozen=True, gc=False):
     price_micros: int | None = None
 
 
-class Order(msgspec.Struct, frozen=True):
+class Order(msgspec.Struct, frozen=True, gc=False):
     order_id: str
     total_micros: int
     currency: str | None = None
@@ -69,7 +69,7 @@ CUSTOMER_DELETE = "customer.delete"
 CUSTOMER_UPDATE = "customer.update"
 
 
-class Event(msgspec.Struct):
+class Event(msgspec.Struct, gc=False):
     """One valid event. `payload` is None for `customer.delete` and for custom types."""
 
     event_id: str

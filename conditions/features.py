@@ -66,24 +66,26 @@ def stable_key(identity: str) -> int:
 class CountAtom:
     """True while the n-th newest matching event is younger than the duration."""
 
-    __slots__ = ("duration_ms", "feature", "nth", "segments")
+    __slots__ = ("duration_ms", "feature", "key", "newest", "nth", "segments")
 
     def __init__(self, feature: CountFeature, nth: int, duration_ms: int) -> None:
         self.feature = feature
+        self.key = feature.key
         self.nth = nth
+        self.newest = 2 * nth  # where the n-th newest entry stands, from the end of the flat list
         self.duration_ms = duration_ms
         self.segments: list[Any] = []
 
     def holds(self, summaries: Summaries, at_ms: int) -> bool:
-        entries = summaries.counts.get(self.feature.key)
-        newest = 2 * self.nth
+        entries = summaries.counts.get(self.key)
+        newest = self.newest
         return entries is not None and len(entries) >= newest and entries[-newest] > at_ms - self.duration_ms
 
     def turns_false_at(self, summaries: Summaries, at_ms: int) -> int | None:
-        """When an atom that holds at `at_ms` ceases to by time alone; None: never."""
-        if self.duration_ms == FOREVER:
+        """When the atom, if it holds at `at_ms`, ceases to by time alone; None: never, or it does not hold."""
+        if self.duration_ms == FOREVER or not self.holds(summaries, at_ms):
             return None
-        return summaries.counts[self.feature.key][-2 * self.nth] + self.duration_ms
+        return summaries.counts[self.key][-self.newest] + self.duration_ms
 
 
 class SumAtom:
@@ -103,8 +105,8 @@ class SumAtom:
         return sum_since(summaries.sums.get(self.feature.key, []), at_ms - self.duration_ms) >= self.bound_micros
 
     def turns_false_at(self, summaries: Summaries, at_ms: int) -> int | None:
-        """When an atom that holds at `at_ms` ceases to by time alone; None: never."""
-        if self.duration_ms == FOREVER or self.bound_micros <= 0:
+        """When the atom, if it holds at `at_ms`, ceases to by time alone; None: never, or it does not hold."""
+        if self.duration_ms == FOREVER or self.bound_micros <= 0 or not self.holds(summaries, at_ms):
             return None
         entries = summaries.sums[self.feature.key]
         return drop_below(entries, at_ms - self.duration_ms, self.bound_micros) + self.duration_ms
@@ -155,10 +157,11 @@ def drop_below(entries: list[AmountEntry], after_ms: int, bound_micros: int) -> 
 class Level:
     """The count atoms of one feature that ask for the same n, by duration."""
 
-    __slots__ = ("atoms", "durations", "longest_ms", "nth", "shortest_ms")
+    __slots__ = ("atoms", "durations", "longest_ms", "newest", "nth", "shortest_ms")
 
     def __init__(self, nth: int) -> None:
         self.nth = nth
+        self.newest = 2 * nth  # where the n-th newest entry stands, from the end of the flat list
         self.durations: list[int] = []
         self.atoms: list[CountAtom] = []
         self.shortest_ms = FOREVER
@@ -172,6 +175,26 @@ class Level:
             self.shortest_ms, self.longest_ms = self.durations[0], self.durations[-1]
         return self.atoms[at]
 
+    def rise(self, summaries: Summaries, before_ms: int, now_ms: int, clock_ms: int, flipped: list[Atom]) -> None:
+        """The n-th newest entry was of `before_ms` and is of `now_ms`: collect what that turns true, plan its end."""
+        age_ms = clock_ms - now_ms
+        if age_ms >= self.longest_ms:
+            return
+        durations = self.durations
+        low = bisect_right(durations, age_ms)
+        flipped += self.atoms[low : bisect_right(durations, clock_ms - before_ms)]
+        if durations[low] != FOREVER:
+            summaries.plan(now_ms + durations[low])
+
+    def fall(self, now_ms: int, at_ms: int, flipped: list[Atom]) -> int:
+        """Collect the atom that turns false at exactly this instant, and answer when the next does (FOREVER: never)."""
+        durations = self.durations
+        at = bisect_left(durations, at_ms - now_ms)
+        if at < len(durations) and now_ms + durations[at] == at_ms:
+            flipped.append(self.atoms[at])
+            at += 1
+        return now_ms + durations[at] if at < len(durations) and durations[at] != FOREVER else FOREVER
+
 
 class CountFeature:
     """Counts the matching events whose time lies in [since_ms, until_ms)."""
@@ -184,6 +207,12 @@ class CountFeature:
         self.keep = 0
         self.widest_ms = 0
         self.levels: list[Level] = []
+        self.sole_ms = -FOREVER  # the duration, where only one is asked for, and of the newest entry
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether time alone can turn any of its atoms false."""
+        return any(level.shortest_ms != FOREVER for level in self.levels)
 
     def atom(self, nth: int, duration_ms: int) -> CountAtom:
         """The one atom for this n and duration; from now on the feature keeps enough to answer it."""
@@ -194,7 +223,10 @@ class CountFeature:
             self.levels.sort(key=lambda each: each.nth)
         self.keep = max(self.keep, nth)
         self.widest_ms = max(self.widest_ms, duration_ms)
-        return level.atom(self, duration_ms)
+        atom = level.atom(self, duration_ms)
+        is_sole = self.keep == 1 and len(level.durations) == 1
+        self.sole_ms = duration_ms if is_sole else -FOREVER
+        return atom
 
     def fold(self, summaries: Summaries, event: Event, id_hash: int, clock_ms: int, flipped: list[Atom]) -> bool:
         """Put one matching event into the summary, and the atoms that it turns true into `flipped`.
@@ -210,6 +242,9 @@ class CountFeature:
         if entries is None:
             summaries.counts[key] = entries = [time_ms, id_hash]
         elif time_ms > entries[-2]:
+            if self.keep == 1:
+                self._renew(summaries, entries, time_ms, id_hash, clock_ms, flipped)
+                return True
             entries.append(time_ms)
             entries.append(id_hash)
         else:
@@ -223,55 +258,57 @@ class CountFeature:
             summaries.touched.add(key)
         return True
 
+    def _renew(
+        self, summaries: Summaries, entries: Entries, time_ms: int, id_hash: int, clock_ms: int, flipped: list[Atom]
+    ) -> None:
+        """Put a newer entry in the place of the only one that is kept."""
+        before_ms = entries[0]
+        entries[0] = time_ms
+        entries[1] = id_hash
+        level = self.levels[0]
+        if clock_ms - before_ms >= level.shortest_ms:
+            level.rise(summaries, before_ms, time_ms, clock_ms, flipped)
+
     def _raise_levels(
         self, summaries: Summaries, entries: Entries, rank: int, clock_ms: int, flipped: list[Atom]
     ) -> None:
         size = len(entries)
         for level in self.levels:
-            nth = level.nth
-            newest = 2 * nth
+            newest = level.newest
             if newest > size:
                 break
-            if nth < rank:
+            if level.nth < rank:
                 continue
             before_ms = entries[-newest - 2] if newest < size else -FOREVER
-            if clock_ms - before_ms < level.shortest_ms:
-                continue  # all were true before, and the deadline of that stands
-            now_ms = entries[-newest]
-            age_ms = clock_ms - now_ms
-            if age_ms >= level.longest_ms:
-                continue
-            durations = level.durations
-            low = bisect_right(durations, age_ms)
-            flipped.extend(level.atoms[low : bisect_right(durations, clock_ms - before_ms)])
-            if durations[low] != FOREVER:
-                summaries.plan(now_ms + durations[low])
+            # where all were true before, the deadline of that stands
+            if clock_ms - before_ms >= level.shortest_ms:
+                level.rise(summaries, before_ms, entries[-newest], clock_ms, flipped)
 
-    def expire(self, summaries: Summaries, at_ms: int, flipped: list[Atom]) -> None:
-        """Collect the atoms that turn false at exactly this instant, plan the next, forget what no window can ask for."""
-        entries = summaries.counts[self.key]
+    def expire(self, summaries: Summaries, entries: Entries, at_ms: int, flipped: list[Atom]) -> int:
+        """Collect the atoms that turn false at exactly this instant, and forget what no window can ask for.
+
+        Answers the next instant at which one does, or FOREVER. `entries` are the customer's of this feature.
+        """
+        next_ms = FOREVER
         size = len(entries)
         for level in self.levels:
-            newest = 2 * level.nth
+            newest = level.newest
             if newest > size:
                 break
-            age_ms = at_ms - entries[-newest]
-            if age_ms > level.longest_ms:
-                continue
-            durations = level.durations
-            at = bisect_left(durations, age_ms)
-            if durations[at] == age_ms:
-                flipped.append(level.atoms[at])
-                at += 1
-            if at < len(durations) and durations[at] != FOREVER:
-                summaries.plan(at_ms - age_ms + durations[at])
+            flip_ms = entries[-newest] + level.shortest_ms
+            if flip_ms <= at_ms:
+                flip_ms = level.fall(entries[-newest], at_ms, flipped)
+            if flip_ms < next_ms:
+                next_ms = flip_ms
         if entries[0] <= at_ms - self.widest_ms:
             self._prune(summaries, entries, at_ms - self.widest_ms)
+        return next_ms
 
     def _prune(self, summaries: Summaries, entries: Entries, oldest_ms: int) -> None:
         kept = next((at for at in range(0, len(entries), 2) if entries[at] > oldest_ms), len(entries))
         del entries[:kept]
-        summaries.touched.add(self.key)
+        if self.keep > INLINE_ENTRIES:
+            summaries.touched.add(self.key)
         if not entries:
             del summaries.counts[self.key]
 
@@ -344,37 +381,39 @@ class SumFeature:
             if time_ms > clock_ms - window.duration_ms:
                 after = sum_since(entries, clock_ms - window.duration_ms)
                 low, high = bisect_right(window.bounds, after - amount), bisect_right(window.bounds, after)
-                flipped.extend(window.atoms[low:high])
-                _plan_window(summaries, window, entries, after, clock_ms)
+                flipped += window.atoms[low:high]
+                summaries.plan(_drop(window, entries, after, clock_ms))
         return True
 
-    def expire(self, summaries: Summaries, at_ms: int, flipped: list[Atom]) -> None:
-        """Collect the atoms that turn false at exactly this instant, plan the next, forget what no window can ask for."""
-        entries = summaries.sums[self.key]
+    def expire(self, summaries: Summaries, entries: list[AmountEntry], at_ms: int, flipped: list[Atom]) -> int:
+        """Collect the atoms that turn false at exactly this instant, and forget what no window can ask for.
+
+        Answers the next instant at which one does, or FOREVER. `entries` are the customer's of this feature.
+        """
+        next_ms = FOREVER
         for window in self.windows:
             if window.duration_ms == FOREVER:
                 continue
             before = sum_since(entries, at_ms - window.duration_ms - 1)
             after = sum_since(entries, at_ms - window.duration_ms)
             low, high = bisect_right(window.bounds, after), bisect_right(window.bounds, before)
-            flipped.extend(window.atoms[low:high])
-            _plan_window(summaries, window, entries, after, at_ms)
+            flipped += window.atoms[low:high]
+            next_ms = min(next_ms, _drop(window, entries, after, at_ms))
         expired = bisect_right(entries, (at_ms - self.widest_ms, ABOVE_HASHES, 0))
         if expired:
             del entries[:expired]
             summaries.touched.add(self.key)
             if not entries:
                 del summaries.sums[self.key]
+        return next_ms
 
 
-def _plan_window(
-    summaries: Summaries, window: SumWindow, entries: list[AmountEntry], total: int, clock_ms: int
-) -> None:
-    """Plan the instant at which the sum falls below the highest bound that it reaches."""
+def _drop(window: SumWindow, entries: list[AmountEntry], total: int, clock_ms: int) -> int:
+    """The instant at which the sum falls below the highest bound that it reaches, or FOREVER."""
     reached = bisect_right(window.bounds, total)
-    if window.duration_ms != FOREVER and reached and window.bounds[reached - 1] > 0:
-        time_ms = drop_below(entries, clock_ms - window.duration_ms, window.bounds[reached - 1])
-        summaries.plan(time_ms + window.duration_ms)
+    if window.duration_ms == FOREVER or not reached or window.bounds[reached - 1] <= 0:
+        return FOREVER
+    return drop_below(entries, clock_ms - window.duration_ms, window.bounds[reached - 1]) + window.duration_ms
 
 
 class RegisterFeature:

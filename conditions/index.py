@@ -17,9 +17,11 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 Target = TypeVar("Target")
+Found = TypeVar("Found")
 Test = Callable[[Any], bool]
+Read = Callable[[Any], Any]
 
-_REMEMBERED_PARTS = 16_384
+_REMEMBERED = 16_384  # values of a part; all are forgotten when there are more
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -37,7 +39,7 @@ class Slot(msgspec.Struct, frozen=True):
     """
 
     name: str
-    read: Callable[[Any], Any]
+    read: Read
     several: bool = False
     part: Part | None = None
 
@@ -74,10 +76,10 @@ class PredicateIndex(Generic[Target]):
 
     def __init__(self) -> None:
         self._always: list[Target] = []
-        self._tested: list[_Entry[Target]] = []
-        self._whole: _Tables[Target] | None = None
         self._parts: dict[str, _Remembered[Target]] = {}
-        self._remembered: tuple[_Remembered[Target], ...] = ()
+        self._lookups: tuple[Any, ...] = ()  # the same as a tuple of what `match` uses of each
+        self._tested: list[_Entry[Target]] = []
+        self._whole: _Tables[_Entry[Target]] | None = None
 
     def add(self, access: Access, test: Test | None, target: Target) -> None:
         if isinstance(access, Anything):
@@ -85,106 +87,55 @@ class PredicateIndex(Generic[Target]):
                 self._always.append(target)
             else:
                 self._tested.append((target, test))
-        elif access.slot.part is None:
+        elif access.slot.part is None or test is not None:
             self._whole = self._whole or _Tables()
-            self._whole.add(access, (target, test))
+            self._whole.add(access, _of_subject(access.slot), (target, test))
         else:
             part = access.slot.part
-            self._parts.setdefault(part.name, _Remembered(part)).add(access, (target, test))
-            self._remembered = tuple(self._parts.values())
+            self._parts.setdefault(part.name, _Remembered(part)).add(access, target)
+        self._lookups = tuple((each.read, each.known, each.find) for each in self._parts.values())
 
     def remove(self, access: Access, target: Target) -> None:
         """Take out what `add` put in with this access for this target."""
         if isinstance(access, Anything):
             if target in self._always:
                 self._always = [each for each in self._always if each is not target]
-            self._tested = _without(self._tested, target)
-        elif access.slot.part is None:
-            assert self._whole is not None, "what is removed was added"
-            self._whole.remove(access, target)
-        else:
+            self._tested = [entry for entry in self._tested if entry[0] is not target]
+            return
+        if self._whole is not None:
+            self._whole.remove(access, lambda entry: entry[0] is target)
+        if access.slot.part is not None and access.slot.part.name in self._parts:
             self._parts[access.slot.part.name].remove(access, target)
 
     def match(self, subject: Any) -> Sequence[Target]:
         matched = self._always
-        for remembered in self._remembered:
-            part = remembered.read(subject)
-            found, tested = remembered.found.get(part) or remembered.find(part)
+        for read, known, find in self._lookups:
+            part = read(subject)
+            found = known.get(part)
+            if found is None:
+                found = find(part)
             if found:
                 matched = matched + found if matched else found
-            if tested:
-                matched = matched + _passing(tested, subject)
-        if self._tested:
-            matched = matched + _passing(self._tested, subject)
         if self._whole is not None:
-            matched = matched + _passing(self._whole.find(subject), subject)
+            entries = self._whole.find(subject)
+            matched = matched + [target for target, test in entries if test is None or test(subject)]
+        if self._tested:
+            matched = matched + [target for target, test in self._tested if test is None or test(subject)]
         return matched
 
 
 _Entry = tuple[Target, Test | None]
+Gone = Callable[[Any], bool]
 
 
-def _without(entries: list[_Entry[Target]], target: Target) -> list[_Entry[Target]]:
-    return [entry for entry in entries if entry[0] is not target]
+def _without(reached: list[Found], gone: Gone) -> list[Found]:
+    return [each for each in reached if not gone(each)]
 
 
-def _passing(entries: list[_Entry[Target]], subject: Any) -> list[Target]:
-    return [target for target, test in entries if test is None or test(subject)]
-
-
-class _Tables(Generic[Target]):
-    """The accesses whose slots read from the same thing."""
-
-    def __init__(self) -> None:
-        self._exact: dict[str, tuple[Slot, dict[Hashable, list[_Entry[Target]]]]] = {}
-        self._nested: dict[tuple[str, type], tuple[Slot, dict[Hashable, _Table[Target]]]] = {}
-        self._single_slots: tuple[Any, ...] = ()
-        self._several_slots: tuple[Any, ...] = ()
-        self._nested_slots: tuple[Any, ...] = ()
-
-    def add(self, access: Exact | Prefix | Range, entry: _Entry[Target]) -> None:
-        if isinstance(access, Exact):
-            _, table = self._exact.setdefault(access.slot.name, (access.slot, {}))
-            for key in access.keys:
-                table.setdefault(key, []).append(entry)
-        else:
-            kind: type[_Table[Target]] = _Prefixes if isinstance(access, Prefix) else _Ranges
-            _, tables = self._nested.setdefault((access.slot.name, kind), (access.slot, {}))
-            tables.setdefault(access.key, kind()).add(access, entry)
-        self._single_slots = tuple((slot.read, table) for slot, table in self._exact.values() if not slot.several)
-        self._several_slots = tuple((slot.read, table) for slot, table in self._exact.values() if slot.several)
-        self._nested_slots = tuple((slot.read, tables) for slot, tables in self._nested.values())
-
-    def remove(self, access: Exact | Prefix | Range, target: Target) -> None:
-        if isinstance(access, Exact):
-            _, table = self._exact[access.slot.name]
-            for key in access.keys:
-                table[key] = _without(table[key], target)
-                if not table[key]:
-                    del table[key]
-            return
-        kind: type[_Table[Target]] = _Prefixes if isinstance(access, Prefix) else _Ranges
-        _, tables = self._nested[access.slot.name, kind]
-        tables[access.key].remove(access, target)
-        if tables[access.key].empty:
-            del tables[access.key]
-
-    def find(self, source: Any) -> list[_Entry[Target]]:
-        """What is reached by what the slots read from the source."""
-        found: list[_Entry[Target]] = []
-        for read, table in self._single_slots:
-            key = read(source)
-            if key in table:
-                found += table[key]
-        for read, table in self._several_slots:
-            for key in read(source):
-                if key in table:
-                    found += table[key]
-        for read, tables in self._nested_slots:
-            for key, value in read(source):
-                if key in tables:
-                    tables[key].collect(value, found)
-        return found
+def _of_subject(slot: Slot) -> Read:
+    """What the slot reads, from the whole subject."""
+    read, part = slot.read, slot.part
+    return read if part is None else lambda subject: read(part.read(subject))
 
 
 class _Remembered(Generic[Target]):
@@ -192,123 +143,180 @@ class _Remembered(Generic[Target]):
 
     def __init__(self, part: Part) -> None:
         self.read = part.read
-        self.found: dict[Hashable, tuple[list[Target], list[_Entry[Target]]]] = {}
+        self.known: dict[Hashable, list[Target]] = {}
         self._tables: _Tables[Target] = _Tables()
 
-    def add(self, access: Exact | Prefix | Range, entry: _Entry[Target]) -> None:
-        self._tables.add(access, entry)
-        self.found.clear()
+    def add(self, access: Exact | Prefix | Range, target: Target) -> None:
+        self._tables.add(access, access.slot.read, target)
+        self.known.clear()
 
     def remove(self, access: Exact | Prefix | Range, target: Target) -> None:
-        self._tables.remove(access, target)
-        self.found.clear()
+        self._tables.remove(access, lambda reached: reached is target)
+        self.known.clear()
 
-    def find(self, part: Hashable) -> tuple[list[Target], list[_Entry[Target]]]:
-        """The targets that the part alone decides, and those whose test must still be asked; remembered."""
-        entries = self._tables.find(part)
-        tested = [entry for entry in entries if entry[1] is not None]
-        answer = ([target for target, test in entries if test is None], tested)
-        if len(self.found) >= _REMEMBERED_PARTS:
-            self.found.clear()
-        self.found[part] = answer
-        return answer
+    def find(self, part: Hashable) -> list[Target]:
+        found = self._tables.find(part)
+        if len(self.known) >= _REMEMBERED:
+            self.known.clear()
+        self.known[part] = found
+        return found
 
 
-class _Table(Generic[Target]):
-    def add(self, access: Any, entry: _Entry[Target]) -> None:
+class _Tables(Generic[Found]):
+    """What is reached through slots that read from the same thing."""
+
+    def __init__(self) -> None:
+        self._single: dict[str, tuple[Read, dict[Hashable, list[Found]]]] = {}
+        self._several: dict[str, tuple[Read, dict[Hashable, list[Found]]]] = {}
+        self._nested: dict[tuple[str, type], tuple[Read, dict[Hashable, _Table[Found]]]] = {}
+
+    def add(self, access: Exact | Prefix | Range, read: Read, reached: Found) -> None:
+        slot = access.slot
+        if isinstance(access, Exact):
+            tables = self._several if slot.several else self._single
+            _, table = tables.setdefault(slot.name, (read, {}))
+            for key in access.keys:
+                table.setdefault(key, []).append(reached)
+        else:
+            kind: type[_Table[Found]] = _Prefixes if isinstance(access, Prefix) else _Ranges
+            _, nested = self._nested.setdefault((slot.name, kind), (read, {}))
+            nested.setdefault(access.key, kind()).add(access, reached)
+
+    def remove(self, access: Exact | Prefix | Range, gone: Gone) -> None:
+        """Take out what stands under the access and is `gone`; there may be nothing."""
+        slot = access.slot
+        if isinstance(access, Exact):
+            tables = self._several if slot.several else self._single
+            table = tables[slot.name][1] if slot.name in tables else {}
+            for key in access.keys:
+                left = _without(table.pop(key, []), gone)
+                if left:
+                    table[key] = left
+            return
+        kind: type[_Table[Found]] = _Prefixes if isinstance(access, Prefix) else _Ranges
+        nested = self._nested[slot.name, kind][1] if (slot.name, kind) in self._nested else {}
+        if access.key in nested:
+            nested[access.key].remove(access, gone)
+            if nested[access.key].empty:
+                del nested[access.key]
+
+    def find(self, source: Any) -> list[Found]:
+        """All that is reached by what the slots read from the source."""
+        found: list[Found] = []
+        for read, table in self._single.values():
+            key = read(source)
+            if key in table:
+                found += table[key]
+        for read, table in self._several.values():
+            for key in read(source):
+                if key in table:
+                    found += table[key]
+        for read, tables in self._nested.values():
+            for key, value in read(source):
+                if key in tables:
+                    found += tables[key].holding(value)
+        return found
+
+
+class _Table(Generic[Found]):
+    def add(self, access: Any, reached: Found) -> None:
         raise NotImplementedError
 
-    def remove(self, access: Any, target: Target) -> None:
+    def remove(self, access: Any, gone: Gone) -> None:
         raise NotImplementedError
 
     @property
     def empty(self) -> bool:
         raise NotImplementedError
 
-    def collect(self, value: Any, found: list[_Entry[Target]]) -> None:
+    def holding(self, value: Any) -> list[Found]:
+        """What is reached by a text or number."""
         raise NotImplementedError
 
 
-class _Prefixes(_Table[Target]):
+class _Prefixes(_Table[Found]):
     """Prefixes by their length: a text is cut once for each length in use."""
 
     def __init__(self) -> None:
         self._lengths: list[int] = []
-        self._entries: dict[str, list[_Entry[Target]]] = {}
+        self._reached: dict[str, list[Found]] = {}
 
-    def add(self, access: Prefix, entry: _Entry[Target]) -> None:
+    def add(self, access: Prefix, reached: Found) -> None:
         length = len(access.prefix)
         if length not in self._lengths:
             insort(self._lengths, length)
-        self._entries.setdefault(access.prefix, []).append(entry)
+        self._reached.setdefault(access.prefix, []).append(reached)
 
-    def remove(self, access: Prefix, target: Target) -> None:
-        self._entries[access.prefix] = _without(self._entries[access.prefix], target)
-        if not self._entries[access.prefix]:
-            del self._entries[access.prefix]
-            self._lengths = sorted({len(prefix) for prefix in self._entries})
+    def remove(self, access: Prefix, gone: Gone) -> None:
+        self._reached[access.prefix] = _without(self._reached[access.prefix], gone)
+        if not self._reached[access.prefix]:
+            del self._reached[access.prefix]
+            self._lengths = sorted({len(prefix) for prefix in self._reached})
 
     @property
     def empty(self) -> bool:
-        return not self._entries
+        return not self._reached
 
-    def collect(self, value: str, found: list[_Entry[Target]]) -> None:
+    def holding(self, value: str) -> list[Found]:
+        found: list[Found] = []
         for length in self._lengths:
             if length > len(value):
                 break
-            found += self._entries.get(value[:length], ())
+            found += self._reached.get(value[:length], ())
+        return found
 
 
-class _Ranges(_Table[Target]):
+class _Ranges(_Table[Found]):
     """Ranges in a centred interval tree, built when first asked after a change (de Berg et al., chapter 10.1)."""
 
     def __init__(self) -> None:
-        self._ranges: list[_Bounded[Target]] = []
-        self._root: _Node[Target] | None = None
+        self._ranges: list[_Bounded[Found]] = []
+        self._root: _Node[Found] | None = None
 
-    def add(self, access: Range, entry: _Entry[Target]) -> None:
-        self._ranges.append((access.low, access.high, entry))
+    def add(self, access: Range, reached: Found) -> None:
+        self._ranges.append((access.low, access.high, reached))
         self._root = None
 
-    def remove(self, access: Range, target: Target) -> None:
-        self._ranges = [bounded for bounded in self._ranges if bounded[2][0] is not target]
+    def remove(self, access: Range, gone: Gone) -> None:  # noqa: ARG002 - one signature for every table
+        self._ranges = [bounded for bounded in self._ranges if not gone(bounded[2])]
         self._root = None
 
     @property
     def empty(self) -> bool:
         return not self._ranges
 
-    def collect(self, value: float, found: list[_Entry[Target]]) -> None:
+    def holding(self, value: float) -> list[Found]:
         if self._root is None:
             self._root = _Node(self._ranges)
-        node: _Node[Target] | None = self._root
+        node: _Node[Found] | None = self._root
+        found: list[Found] = []
         while node is not None:
-            found += node.holding(value)
-            node = node.below if value < node.centre else node.above
+            if value < node.centre:
+                found += node.by_low[: bisect_right(node.lows, value)]
+                node = node.below
+            else:
+                found += node.by_high[: bisect_right(node.highs, -value)]
+                node = node.above
+        return found
 
 
-_Bounded = tuple[float, float, _Entry[Target]]
+_Bounded = tuple[float, float, Found]
 
 
-class _Node(Generic[Target]):
+class _Node(Generic[Found]):
     """The ranges that hold `centre`, sorted by each end; the others lie wholly `below` or `above`."""
 
-    def __init__(self, ranges: list[_Bounded[Target]]) -> None:
+    def __init__(self, ranges: list[_Bounded[Found]]) -> None:
         ends = sorted(end for low, high, _ in ranges for end in (low, high))
         self.centre = ends[len(ends) // 2]
         here = [bounded for bounded in ranges if bounded[0] <= self.centre <= bounded[1]]
         by_low = sorted(here, key=lambda bounded: bounded[0])
         by_high = sorted(here, key=lambda bounded: -bounded[1])
-        self._lows = [low for low, _, _ in by_low]
-        self._highs = [-high for _, high, _ in by_high]
-        self._by_low = [entry for _, _, entry in by_low]
-        self._by_high = [entry for _, _, entry in by_high]
+        self.lows = [low for low, _, _ in by_low]
+        self.highs = [-high for _, high, _ in by_high]
+        self.by_low = [reached for _, _, reached in by_low]
+        self.by_high = [reached for _, _, reached in by_high]
         below = [bounded for bounded in ranges if bounded[1] < self.centre]
         above = [bounded for bounded in ranges if bounded[0] > self.centre]
         self.below = _Node(below) if below else None
         self.above = _Node(above) if above else None
-
-    def holding(self, value: float) -> list[_Entry[Target]]:
-        if value < self.centre:
-            return self._by_low[: bisect_right(self._lows, value)]
-        return self._by_high[: bisect_right(self._highs, -value)]

@@ -6,8 +6,9 @@ To add a kind, write its record here: the parser, the JSON Schema, the reference
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from decimal import Decimal
+from operator import attrgetter
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
 
 import msgspec
@@ -224,42 +225,42 @@ def hosts_above(host: str) -> list[str]:
     return hosts
 
 
-def url_slots(side: str, url_of: Callable[[PageVisit], Url | None]) -> dict[str, Slot]:
+Address = tuple[str, str]  # host and path
+
+
+def url_slots(
+    side: str, url_of: Callable[[Event], Url | None], address_of: Callable[[Event], Address | None]
+) -> dict[str, Slot]:
     """The slots of one URL of a page visit. Only page.visit events are asked; where there is no URL, nothing is found."""
+    whole, page = Part(f"{side}.whole", url_of), Part(f"{side}.address", address_of)
 
-    def url(event: Event) -> Url | None:
-        return url_of(event.payload)  # type: ignore[arg-type]  # page.visit events only
+    def single(name: str, read: Callable[[Address], Any]) -> Slot:
+        return Slot(f"{side}.{name}", lambda at: None if at is None else read(at), part=page)
 
-    def address(event: Event) -> tuple[str, str] | None:
-        found = url_of(event.payload)  # type: ignore[arg-type]  # page.visit events only
-        return None if found is None else (found.host, found.path)
-
-    whole, page = Part(f"{side}.url", url), Part(f"{side}.address", address)
-
-    def single(name: str, read: Callable[[str, str], Any]) -> Slot:
-        return Slot(f"{side}.{name}", lambda address: None if address is None else read(*address), part=page)
-
-    def several(name: str, read: Callable[[str, str], Any]) -> Slot:
-        return Slot(
-            f"{side}.{name}", lambda address: () if address is None else read(*address), several=True, part=page
-        )
+    def several(name: str, read: Callable[[Address], Any]) -> Slot:
+        return Slot(f"{side}.{name}", lambda at: () if at is None else read(at), several=True, part=page)
 
     return {
-        "present": single("present", lambda host, path: True),
-        "host": single("host", lambda host, path: host),
-        "path": single("path", lambda host, path: bare_path(path)),
-        "host_path": single("host_path", lambda host, path: (host, bare_path(path))),
+        "present": single("present", lambda at: True),
+        "host": single("host", lambda at: at[0]),
+        "path": single("path", lambda at: bare_path(at[1])),
+        "host_path": single("host_path", lambda at: (at[0], bare_path(at[1]))),
         "url": Slot(f"{side}.url", lambda url: url and (url.host, bare_path(url.path), url.query), part=whole),
-        "hosts": several("hosts", lambda host, path: hosts_above(host)),
-        "hosts_path": several("hosts_path", lambda host, path: [(each, bare_path(path)) for each in hosts_above(host)]),
-        "prefix": several("prefix", lambda host, path: ((None, path),)),
-        "host_prefix": several("host_prefix", lambda host, path: ((host, path),)),
-        "hosts_prefix": several("hosts_prefix", lambda host, path: [(each, path) for each in hosts_above(host)]),
+        "hosts": several("hosts", lambda at: hosts_above(at[0])),
+        "hosts_path": several("hosts_path", lambda at: [(host, bare_path(at[1])) for host in hosts_above(at[0])]),
+        "prefix": several("prefix", lambda at: ((None, at[1]),)),
+        "host_prefix": several("host_prefix", lambda at: (at,)),
+        "hosts_prefix": several("hosts_prefix", lambda at: [(host, at[1]) for host in hosts_above(at[0])]),
     }
 
 
-PAGE_SLOTS = url_slots("page", lambda visit: visit.url)
-REFERRER_SLOTS = url_slots("referrer", lambda visit: visit.referrer)
+def referrer_address(event: Event) -> Address | None:
+    referrer = event.payload.referrer  # type: ignore[union-attr]  # page.visit events only
+    return None if referrer is None else (referrer.host, referrer.path)
+
+
+PAGE_SLOTS = url_slots("page", attrgetter("payload.url"), attrgetter("payload.url.host", "payload.url.path"))
+REFERRER_SLOTS = url_slots("referrer", attrgetter("payload.referrer"), referrer_address)
 
 
 class UrlCondition(CountCondition, frozen=True, kw_only=True):
@@ -378,12 +379,12 @@ def payload_slot(name: str, read: Callable[[Any], Any], *, several: bool = False
     return Slot(name, lambda event: read(event.payload), several)
 
 
-def payload_field(name: str, read: Callable[[Any], Hashable]) -> Slot:
+def payload_field(name: str) -> Slot:
     """A slot that is one field of the payload; only events of the types that have it are asked."""
-    return Slot(name, lambda value: value, part=Part(name, lambda event: read(event.payload)))
+    return Slot(name, lambda value: value, part=Part(name, attrgetter(f"payload.{name}")))
 
 
-CAMPAIGN = payload_field("message.campaign_id", lambda message: message.campaign_id)
+CAMPAIGN = payload_field("campaign_id")
 
 
 class MessageCondition(CountCondition, frozen=True, kw_only=True):
@@ -436,8 +437,8 @@ class PushCondition(MessageCondition, frozen=True, kw_only=True, tag="push"):
 # --- places and screens ----------------------------------------------------------------------------------------------
 
 
-LOCATION = payload_field("location.location_id", lambda visit: visit.location_id)
-SCREEN = payload_field("app.screen", lambda screen: screen.screen)
+LOCATION = payload_field("location_id")
+SCREEN = payload_field("screen")
 
 
 class LocationCondition(CountCondition, frozen=True, kw_only=True, tag="location"):

@@ -26,6 +26,9 @@ def parse_url(text: str) -> Url | None:
     The host comes in lower case, without a user part and without the default port of http and https; the path as
     written, "/" for an empty one; the query raw; the fragment is dropped. Never raises.
     """
+    url = _cache.get(text)
+    if url is not None:
+        return url
     head, mark, rest = text.partition("?")
     if "#" in head:
         head, mark = head.partition("#")[0], ""

@@ -21,9 +21,7 @@ class CustomerCache:
         cached = self._customers
         working: dict[str, Customer] = {}
         missing: list[str] = []
-        for customer_id in customer_ids:
-            if customer_id in working:
-                continue
+        for customer_id in dict.fromkeys(customer_ids):
             customer = cached.pop(customer_id, None)
             if customer is None:
                 missing.append(customer_id)

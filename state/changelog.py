@@ -7,7 +7,7 @@ stand in the customers' records.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -29,6 +29,7 @@ class Checkpoint(msgspec.Struct):
     marker: Marker
     writer: str  # transactional id
     definitions: str  # fingerprint
+    lineage: str = ""  # made up where a changelog begins: a topic that was deleted and created anew has another
 
 
 class Position(msgspec.Struct):
@@ -60,6 +61,10 @@ def read_position(store: Store) -> Position | None:
     return None if found is None else msgspec.msgpack.decode(found, type=Position)
 
 
+class OtherLineage(Exception):
+    """The changelog is not the one that this state was made from: nothing that the state holds can be trusted."""
+
+
 class Restorer:
     """Brings a store to what the changelog says. Feed all batches, then `finish`."""
 
@@ -67,11 +72,13 @@ class Restorer:
         self._store = store
         self._topic = topic
         self._from_nothing = read_position(store) is None
+        kept = None if self._from_nothing else read_checkpoint(store)
+        self._lineage = None if kept is None else kept.lineage
         self.checkpoint: Checkpoint | None = None
         self.records = 0
 
     def apply(self, records: Iterable[tuple[bytes | None, bytes | None]], position: int, now_ms: int) -> None:
-        """Write one batch of changelog records. Only the last of each key in it counts."""
+        """Write one batch of changelog records. Only the last of each key in it counts. Raises OtherLineage."""
         newest = {key: value for key, value in records if key is not None}
         self.records += len(newest)
         checkpoint = newest.pop(CHECKPOINT_KEY, None)
@@ -80,17 +87,22 @@ class Restorer:
             self._move_deadlines(newest, writes)
         if checkpoint is not None:
             self.checkpoint = msgspec.msgpack.decode(checkpoint, type=Checkpoint)
+            if self._lineage not in (None, self.checkpoint.lineage):
+                raise OtherLineage("the changelog was written anew since this state was made")
             writes.meta.append((MARKER_KEY, msgspec.msgpack.encode(self.checkpoint.marker)))
             writes.meta.append((LOCAL_CHECKPOINT_KEY, checkpoint))
         if not self._from_nothing:
             add_position(writes, Position(self._topic, position, now_ms))
         self._store.write(writes)
 
-    def finish(self, position: int, now_ms: int) -> None:
-        """After the last batch. A state made from nothing gets its deadlines here, and only then a position."""
+    def finish(self, position: int, now_ms: int) -> Iterator[None]:
+        """After the last batch, in bounded steps to be gone through to the end. A state made from nothing gets its
+        deadlines here, and only then a position.
+        """
         if self._from_nothing:
             for writes in _deadlines(self._store):
                 self._store.write(writes)
+                yield
         writes = WriteSet()
         add_position(writes, Position(self._topic, position, now_ms))
         self._store.write(writes)

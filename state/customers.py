@@ -118,27 +118,34 @@ def encode_customer(customer: Customer) -> list[tuple[bytes, bytes | None]]:
         customer.touched = set()
     if not customer.known:
         return [(key, None), *((spill_key(key, each), None) for each in customer.spilled)]
-    counts, sums = customer.counts, customer.sums
-    large: dict[int, list[Any]] = {}
-    for feature_key, entries in counts.items():
-        if len(entries) > 2 * INLINE_ENTRIES:
-            large[feature_key] = entries
-    for feature_key, amounts in sums.items():
-        if len(amounts) > INLINE_ENTRIES:
-            large[feature_key] = amounts
-    if large or customer.spilled:
-        return _encode_spilling(customer, key, large, touched)
+    # A summary that may be large is touched whenever it changes.
+    if touched or customer.spilled:
+        large = _large(customer)
+        if large or customer.spilled:
+            return _encode_spilling(customer, key, large, touched)
     fields = (
         customer.last_effective_ms,
         list(customer.differing),
-        counts,
-        sums,
+        customer.counts,
+        customer.sums,
         customer.registers,
         (),
         customer.asked,
         customer.born,
     )
     return [(key, customer.deadline_ms.to_bytes(_DEADLINE_BYTES, "big") + _encode(fields))]
+
+
+def _large(customer: Customer) -> dict[int, list[Any]]:
+    """The summaries that are written under a key of their own."""
+    large: dict[int, list[Any]] = {}
+    for feature_key, entries in customer.counts.items():
+        if len(entries) > 2 * INLINE_ENTRIES:
+            large[feature_key] = entries
+    for feature_key, amounts in customer.sums.items():
+        if len(amounts) > INLINE_ENTRIES:
+            large[feature_key] = amounts
+    return large
 
 
 def _encode_spilling(

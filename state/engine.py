@@ -6,17 +6,18 @@ caller commits the result (see `PartitionEngine`), or forgets it and starts agai
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from heapq import heapify, heappop, heappush
+from itertools import islice, takewhile
 from typing import Literal
 
 import msgspec
-import xxhash
+from xxhash import xxh3_64_intdigest
 
 from conditions.changes import Cause, Change, Reason, change_id
 from conditions.definitions import LAST_INSTANT_MS, Definitions, Segment
 from conditions.events import CUSTOMER_DELETE, CUSTOMER_UPDATE, CustomerUpdate, Event, Rejected
-from conditions.features import Atom
+from conditions.features import Atom, CountFeature, Entries
 from conditions.times import format_time
 from state.cache import CustomerCache
 from state.customers import NEVER_MS, Customer, customer_key, encode_customer
@@ -26,6 +27,9 @@ from state.store import Store, WriteSet
 
 MARKER_KEY = b"marker"
 DEFAULT_CACHED_CUSTOMERS = 50_000
+MOST_RECORDS = 65_536  # of a long batch: the more, the less often a busy customer is written
+MOST_WRITTEN = 20_000  # customers of a long batch: a write set holds them all
+LAST_ID = "\U0010ffff" * 2  # above every customer's id
 
 
 class Marker(msgspec.Struct):
@@ -93,23 +97,33 @@ class PartitionEngine:
         the wall time that changes are stamped with. `clock_ms` moves the partition's clock there once all records are
         in; the caller asks again while `is_behind(clock_ms)`.
         """
-        horizon_ms = max(self.marker.clock_ms, clock_ms, max((_record_time(each) for each in records), default=0))
+        horizon_ms = max(self.marker.clock_ms, clock_ms, _latest(records))
         due = self._overlay.due(horizon_ms, self._most_deadlines)
         limit = (horizon_ms + 1, "")
         if self._strict_order and len(due) == self._most_deadlines:
             records, clock_ms = _before(records, due[-1][0], self.marker.clock_ms), 0
             limit = (due[-1][0], due[-1][1].decode()) if not records else (due[-1][0], "")
-        wave = [deadline for deadline in ((at_ms, key.decode()) for at_ms, key in due) if deadline <= limit]
-        customers = self._cache.prefetch(
-            [*(each.customer_id for each in records if isinstance(each, Event)), *(whose for _, whose in wave)]
-        )
-        computation = self._computation(customers, now_ms, wave, limit)
-        return self._staged(computation.result(computation.apply_all(records, clock_ms)))
+        wave = [deadline for deadline in _decoded(due) if deadline <= limit]
+        customers = self._cache.prefetch(_customer_ids(records) + [whose for _, whose in wave])
+        computation = self._computation(customers, wave, limit)
+        return self._staged(computation.result(computation.apply_all(records, now_ms, clock_ms)))
 
-    def _computation(self, customers: dict[str, Customer], now_ms: int, wave: list[Due], limit: Due) -> Computation:
-        return Computation(
-            self.definitions, customers, self.marker, now_ms, wave, limit, self._most_changes, self.asking
-        )
+    def begin(self) -> LongBatch:
+        """Begin a batch that takes its records bit by bit, until `finish`; nothing else may run meanwhile.
+
+        Only in strict order.
+        """
+        due = self._overlay.due(LAST_INSTANT_MS, self._most_deadlines)
+        limit_ms = due[-1][0] if len(due) == self._most_deadlines else NEVER_MS
+        computation = self._computation({}, [], (limit_ms - 1, LAST_ID))
+        return LongBatch(computation, self._cache, _decoded(due))
+
+    def finish(self, batch: LongBatch) -> BatchResult:
+        """The end of a batch that was begun: from here on it is one like any other."""
+        return self._staged(batch.computation.result(batch.taken))
+
+    def _computation(self, customers: dict[str, Customer], wave: list[Due], limit: Due) -> Computation:
+        return Computation(self.definitions, customers, self.marker, wave, limit, self._most_changes, self.asking)
 
     def _staged(self, result: BatchResult) -> BatchResult:
         self.marker = result.marker
@@ -142,8 +156,9 @@ class PartitionEngine:
         self.marker = read_marker(self.store) or Marker()
 
 
-def _record_time(record: Event | Rejected) -> int:
-    return record.record_time_ms if isinstance(record, Event) else 0
+def _latest(records: Records) -> int:
+    """The largest record timestamp, 0 where there is none."""
+    return max([record.record_time_ms for record in records if type(record) is Event], default=0)
 
 
 def _before(records: Records, instant_ms: int, clock_ms: int) -> Records:
@@ -151,9 +166,60 @@ def _before(records: Records, instant_ms: int, clock_ms: int) -> Records:
     if clock_ms >= instant_ms:
         return ()
     for count, record in enumerate(records):
-        if _record_time(record) >= instant_ms:
+        if isinstance(record, Event) and record.record_time_ms >= instant_ms:
             return records[:count]
     return records
+
+
+def _customer_ids(records: Records) -> list[str]:
+    return [record.customer_id for record in records if type(record) is Event]
+
+
+def _decoded(due: list[tuple[int, bytes]]) -> list[Due]:
+    return [(at_ms, key.decode()) for at_ms, key in due]
+
+
+class LongBatch:
+    """A batch that takes its records bit by bit, so that few of them are in memory while a busy customer is written once.
+
+    Changes come as they are decided; they and the state are only good once the batch is finished and committed.
+    """
+
+    def __init__(self, computation: Computation, cache: CustomerCache, due: list[Due]) -> None:
+        self.computation = computation
+        self.taken = 0
+        self._cache = cache
+        self._due = due  # the stored deadlines, in order
+        self._fired = 0  # how many of them have been handed on
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it is time to finish."""
+        return self.taken >= MOST_RECORDS or self.computation.written >= MOST_WRITTEN
+
+    def take(self, records: Records, now_ms: int) -> int:
+        """Decide the records, or as many of them as fit; when fewer are taken, finish and begin anew.
+
+        None are taken where more deadlines than one batch may hold stand at one instant: `run` takes those.
+        """
+        computation = self.computation
+        limit_ms = computation.limit_ms
+        if _latest(records) > limit_ms:
+            records = _before(records, limit_ms + 1, computation.clock_ms)
+        horizon_ms = max(_latest(records), computation.clock_ms)
+        wave = list(takewhile(lambda due: due[0] <= horizon_ms, islice(self._due, self._fired, None)))
+        self._fired += len(wave)
+        known = computation.customers
+        ids = _customer_ids(records) + [whose for _, whose in wave]
+        known.update(self._cache.prefetch([each for each in ids if each not in known]))
+        computation.await_all(wave)
+        taken = computation.apply_all(records, now_ms)
+        self.taken += taken
+        return taken
+
+    def outcome(self) -> tuple[list[Change], list[Rejected]]:
+        """What was decided since this was last asked."""
+        return self.computation.outcome()
 
 
 class Computation:
@@ -164,23 +230,22 @@ class Computation:
         definitions: Definitions,
         customers: dict[str, Customer],
         marker: Marker,
-        now_ms: int,
         wave: list[Due],
         limit: Due,
         most_changes: int,
         asking: Asking | None,
     ) -> None:
+        self.customers = customers
+        self.clock_ms = marker.clock_ms
         self._most_changes = most_changes
         self._asking = asking
         self._definitions = definitions
         self._indexes = definitions.indexes
-        self._customers = customers
-        self._clock_ms = marker.clock_ms
         self._sequence = marker.sequence
         self._applied = dict(marker.applied)
         self._known = marker.customers
         self._position = marker.definitions
-        self._decided_at = format_time(now_ms)
+        self._decided_at = ""
         self._wave = wave
         self._limit = limit
         self._dirty: dict[str, Customer] = {}
@@ -188,26 +253,51 @@ class Computation:
         self._rejected: list[Rejected] = []
         heapify(wave)
 
-    def apply_all(self, records: Records, clock_ms: int) -> int:
-        """Take the records in their order, then move the clock, then fire what is left of the wave.
+    @property
+    def limit_ms(self) -> int:
+        """The last instant up to which every deadline is known."""
+        return self._limit[0]
+
+    @property
+    def written(self) -> int:
+        """How many customers must be written."""
+        return len(self._dirty)
+
+    def outcome(self) -> tuple[list[Change], list[Rejected]]:
+        """What was decided since this was last asked."""
+        decided = self._changes, self._rejected
+        self._changes, self._rejected = [], []
+        return decided
+
+    def await_all(self, wave: list[Due]) -> None:
+        """Add deadlines; their customers are there."""
+        for due in wave:
+            heappush(self._wave, due)
+
+    def apply_all(self, records: Records, now_ms: int, clock_ms: int | None = None) -> int:
+        """Take the records in their order; with a clock, then move it there, and fire what is left of the wave.
 
         Answers how many records were taken: fewer once the batch is full. What of the wave has not fired stays due.
         """
+        self._decided_at = format_time(now_ms)
         applied = self._applied
-        changes, most_changes = self._changes, self._most_changes
+        changes, most_changes, wave = self._changes, self._most_changes, self._wave
         for taken, record in enumerate(records):
             if len(changes) >= most_changes:
                 return taken
             if type(record) is Event:
                 record_time_ms = record.record_time_ms
-                if record_time_ms > self._clock_ms:
-                    self._advance(record_time_ms)
+                if record_time_ms > self.clock_ms:
+                    if wave and wave[0][0] <= record_time_ms:
+                        self._fire_wave(record_time_ms)
+                    self.clock_ms = record_time_ms
                 self._apply(record)
             else:
                 self._rejected.append(record)  # type: ignore[arg-type]  # what is no Event is Rejected
             applied[record.topic or ""] = record.offset
-        self._advance(clock_ms)
-        self._fire_wave(self._limit[0])
+        if clock_ms is not None:
+            self._fire_wave(max(self._limit[0], clock_ms))
+            self.clock_ms = max(self.clock_ms, clock_ms)
         return len(records)
 
     def result(self, consumed: int) -> BatchResult:
@@ -218,7 +308,7 @@ class Computation:
             records += encode_customer(customer)
             if customer.stored_deadline_ms != customer.deadline_ms:
                 self._write_deadline(customer, writes)
-        marker = Marker(self._clock_ms, self._sequence, self._applied, self._known, self._position)
+        marker = Marker(self.clock_ms, self._sequence, self._applied, self._known, self._position)
         writes.meta.append((MARKER_KEY, msgspec.msgpack.encode(marker)))
         return BatchResult(self._changes, self._rejected, writes, marker, consumed)
 
@@ -233,17 +323,11 @@ class Computation:
 
     # -- time ---------------------------------------------------------------------------------------------------------
 
-    def _advance(self, clock_ms: int) -> None:
-        if clock_ms > self._clock_ms:
-            if self._wave and self._wave[0][0] <= clock_ms:
-                self._fire_wave(clock_ms)
-            self._clock_ms = clock_ms
-
     def _fire_wave(self, until_ms: int) -> None:
         wave = self._wave
         while wave and wave[0][0] <= until_ms:
             at_ms, customer_id = heappop(wave)
-            customer = self._customers[customer_id]
+            customer = self.customers[customer_id]
             if self._asking is not None:
                 self._ask_anew(customer, self._asking)
             if customer.deadline_ms == at_ms:
@@ -252,16 +336,27 @@ class Computation:
     def _fire(self, customer: Customer) -> None:
         """Let the customer's deadline pass: what turns false at that instant, and when the next one is."""
         at_ms = customer.deadline_ms
-        customer.deadline_ms = NEVER_MS
+        next_ms = NEVER_MS
         flipped: list[Atom] = []
-        definitions = self._definitions
-        counts, sums = definitions.counts, definitions.sums
-        for key in tuple(customer.counts):
-            if key in counts:
-                counts[key].expire(customer, at_ms, flipped)
-        for key in tuple(customer.sums):
-            if key in sums:
-                sums[key].expire(customer, at_ms, flipped)
+        timed = self._definitions.timed_counts
+        late: list[tuple[CountFeature, Entries]] = []
+        for key, entries in customer.counts.items():
+            feature = timed.get(key)
+            if feature is not None:
+                # What most features ask for is known without a call.
+                flip_ms = entries[0] + feature.sole_ms
+                if flip_ms <= at_ms:
+                    late.append((feature, entries))
+                elif flip_ms < next_ms:
+                    next_ms = flip_ms
+        for feature, entries in late:
+            next_ms = min(next_ms, feature.expire(customer, entries, at_ms, flipped))
+        if customer.sums:
+            sums = self._definitions.sums
+            for key, amounts in list(customer.sums.items()):
+                if key in sums:
+                    next_ms = min(next_ms, sums[key].expire(customer, amounts, at_ms, flipped))
+        customer.deadline_ms = next_ms
         self._dirty[customer.id] = customer
         self._await(customer)
         if flipped:
@@ -276,43 +371,44 @@ class Computation:
     # -- events -------------------------------------------------------------------------------------------------------
 
     def _apply(self, event: Event) -> None:
-        customer = self._customers[event.customer_id]
-        clock_ms = self._clock_ms
+        customer = self.customers[event.customer_id]
+        clock_ms = self.clock_ms
         if self._asking is not None:
             self._ask_anew(customer, self._asking)
-        deadline_ms = customer.deadline_ms
-        if deadline_ms <= clock_ms:
-            while customer.deadline_ms <= clock_ms:
-                self._fire(customer)
-            deadline_ms = customer.deadline_ms
-        if event.type == CUSTOMER_DELETE:
+        while customer.deadline_ms <= clock_ms:
+            self._fire(customer)
+        kind = event.type
+        if kind == CUSTOMER_DELETE:
             self._erase(customer, event)
             return
+        deadline_ms = customer.deadline_ms
         flipped: list[Atom] = []
         changed = False
-        index = self._indexes.get(event.type)
+        index = self._indexes.get(kind)
         if index is not None:
             matched = index.match(event)
             if matched:
-                id_hash = xxhash.xxh3_64_intdigest(event.event_id.encode())
+                id_hash = xxh3_64_intdigest(event.event_id.encode())
                 for feature in matched:
                     if feature.fold(customer, event, id_hash, clock_ms, flipped):
                         changed = True
-        if event.type == CUSTOMER_UPDATE:
+        if kind == CUSTOMER_UPDATE:
             changed = self._update(customer, event, flipped) or changed
         if changed:
             self._dirty[customer.id] = customer
             if customer.deadline_ms < deadline_ms:
                 self._await(customer)
-        if flipped or not customer.known:
-            self._decide_event(customer, event, flipped)
+        if not customer.known:
+            self._welcome(customer, event, flipped)
+        elif flipped:
+            self._decide(customer, _readers(flipped), clock_ms, event.time_ms, "event", event)
 
     def _update(self, customer: Customer, event: Event, flipped: list[Atom]) -> bool:
         """Write attributes and agreements that some segment reads. Answers whether a register changed."""
         update = event.payload
         assert isinstance(update, CustomerUpdate), "the decoder gives every customer.update its payload"
         registers = self._definitions.registers
-        id_hash = xxhash.xxh3_64_intdigest(event.event_id.encode())
+        id_hash = xxh3_64_intdigest(event.event_id.encode())
         changed = False
         for family, values in (("attribute", update.attributes), ("agreement", update.agreements)):
             for name, value in values.items():
@@ -321,19 +417,16 @@ class Computation:
                     changed = True
         return changed
 
-    def _decide_event(self, customer: Customer, event: Event, flipped: list[Atom]) -> None:
-        readers = _readers(flipped)
-        if not customer.known:
-            # Nobody unknown is in any segment: those that hold with nothing known are entered now.
-            customer.known = True
-            self._known += 1
-            if self._asking is not None:
-                self._asking.welcome(customer)
-            customer.differing = set(self._definitions.default_keys)
-            readers.update((segment.id, segment) for segment in self._definitions.true_by_default.values())
-            self._dirty[customer.id] = customer
-        if readers:
-            self._decide(customer, readers, self._clock_ms, event.time_ms, "event", event)
+    def _welcome(self, customer: Customer, event: Event, flipped: list[Atom]) -> None:
+        """Nobody unknown is in any segment: those that hold with nothing known are entered now."""
+        customer.known = True
+        self._known += 1
+        if self._asking is not None:
+            self._asking.welcome(customer)
+        customer.differing = set(self._definitions.default_keys)
+        self._dirty[customer.id] = customer
+        readers = _in_order([*_readers(flipped), *self._definitions.true_by_default.values()])
+        self._decide(customer, readers, self.clock_ms, event.time_ms, "event", event)
 
     def _erase(self, customer: Customer, event: Event) -> None:
         """Let a known customer leave every segment, and forget it."""
@@ -344,7 +437,7 @@ class Computation:
         by_key = self._definitions.by_key
         entered = [by_key[key] for key in self._definitions.default_keys ^ customer.differing if key in by_key]
         for segment in sorted(entered, key=lambda each: each.id):
-            truths = segment.truths(customer, self._clock_ms)
+            truths = segment.truths(customer, self.clock_ms)
             self._emit(customer, segment, "left", effective_ms, None, "erasure", cause, truths)
         customer.forget()
         self._known -= 1
@@ -352,10 +445,11 @@ class Computation:
 
     # -- changed definitions --------------------------------------------------------------------------------------------
 
-    def ask_all(self, cursor: bytes) -> None:
+    def ask_all(self, cursor: bytes, now_ms: int) -> None:
         """Ask the batch's customers about the changed segments, and let what is due of theirs fire."""
+        self._decided_at = format_time(now_ms)
         assert self._asking is not None, "only while a redefinition is under way"
-        for customer in self._customers.values():
+        for customer in self.customers.values():
             self._ask_anew(customer, self._asking)
         self._asking.cursor = cursor
         self._fire_wave(self._limit[0])
@@ -393,17 +487,15 @@ class Computation:
 
     def _plan_anew(self, customer: Customer, at_ms: int) -> None:
         """The next deadline over all features that are read now, and nothing kept of those that no longer are."""
-        customer.deadline_ms = NEVER_MS
-        for features, summaries in (
-            (self._definitions.counts, customer.counts),
-            (self._definitions.sums, customer.sums),
-        ):
-            for key in tuple(summaries):
-                if key in features:
-                    features[key].expire(customer, at_ms, [])
-                else:
-                    del summaries[key]
-                    customer.touched.add(key)
+        counts, sums = self._definitions.counts, self._definitions.sums
+        forgotten = {*customer.counts, *customer.sums} - counts.keys() - sums.keys()
+        for key in forgotten:
+            customer.counts.pop(key, None)
+            customer.sums.pop(key, None)
+        customer.touched |= forgotten
+        nexts = [counts[key].expire(customer, entries, at_ms, []) for key, entries in tuple(customer.counts.items())]
+        nexts += [sums[key].expire(customer, amounts, at_ms, []) for key, amounts in tuple(customer.sums.items())]
+        customer.deadline_ms = min(nexts, default=NEVER_MS)
 
     def fold_history(self, records: Records, features: History) -> None:
         """Fold events from before live ones took over into features that were not kept then; decides nothing."""
@@ -411,10 +503,10 @@ class Computation:
         for event in records:
             if not isinstance(event, Event):
                 continue
-            customer = self._customers[event.customer_id]
+            customer = self.customers[event.customer_id]
             if not customer.known or customer.born == number:
                 continue
-            if features.fold(customer, event, self._clock_ms):
+            if features.fold(customer, event, self.clock_ms):
                 self._dirty[customer.id] = customer
 
     # -- decisions ----------------------------------------------------------------------------------------------------
@@ -422,7 +514,7 @@ class Computation:
     def _decide(
         self,
         customer: Customer,
-        readers: dict[str, Segment],
+        readers: Sequence[Segment],
         at_ms: int,
         event_ms: int,
         reason: Reason,
@@ -431,11 +523,10 @@ class Computation:
         """Ask the segments, in order of their id, whether they hold at `at_ms`, and emit where that is new."""
         cause: Cause | None = None
         differing = customer.differing
-        for segment_id in sorted(readers) if len(readers) > 1 else readers:
-            segment = readers[segment_id]
+        for segment in readers:
             key = segment.key
             truths = segment.truths(customer, at_ms)
-            now_in = segment.agrees(truths)
+            now_in = any(truths) if segment.any_of else all(truths)
             if now_in is ((key in differing) is not segment.default):
                 continue
             if now_in is segment.default:
@@ -482,8 +573,16 @@ class Computation:
         )
 
 
-def _readers(atoms: list[Atom]) -> dict[str, Segment]:
-    return {segment.id: segment for atom in atoms for segment in atom.segments}
+def _readers(atoms: list[Atom]) -> Sequence[Segment]:
+    """The segments that read any of the atoms, in order of their id."""
+    if len(atoms) == 1:
+        return atoms[0].segments
+    return _in_order(segment for atom in atoms for segment in atom.segments)
+
+
+def _in_order(segments: Iterable[Segment]) -> Sequence[Segment]:
+    by_id = {segment.id: segment for segment in segments}
+    return [by_id[segment_id] for segment_id in sorted(by_id)]
 
 
 def _cause(event: Event) -> Cause:

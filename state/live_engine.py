@@ -14,7 +14,7 @@ from conditions.events import Event
 from conditions.features import CountFeature, Feature, RegisterFeature
 from conditions.json_values import decode_segment
 from state.customers import is_spill
-from state.engine import BatchResult, PartitionEngine, Records
+from state.engine import MARKER_KEY, BatchResult, PartitionEngine, Records
 from state.redefinition import (
     SEGMENT_MARK,
     Asking,
@@ -69,7 +69,7 @@ class LiveEngine(PartitionEngine):
         """Whether a redefinition may begin: none is under way, and no deadline is overdue that the old ones owe."""
         return self.redefinition is None and not self._overlay.due(self.marker.clock_ms, 1)
 
-    def begin(self, position: int, changed: list[ChangedSegment], ends: Mapping[str, int]) -> BatchResult:
+    def begin_redefinition(self, position: int, changed: list[ChangedSegment], ends: Mapping[str, int]) -> BatchResult:
         """Decide to take these changes, with everything of the definitions topic before `position`.
 
         `ends` are the next offsets of each topic: what is before them must be read back for features not kept so far.
@@ -90,7 +90,7 @@ class LiveEngine(PartitionEngine):
         redefinition = self._under_way("backfill")
         assert self._history is not None, "a backfill has features to fill"
         customers = self._cache.prefetch(each.customer_id for each in records if isinstance(each, Event))
-        computation = self._computation(customers, 0, [], (0, ""))
+        computation = self._computation(customers, [], (0, ""))
         computation.fold_history(records, self._history)
         result = computation.result(0)
         redefinition.read.update(read)
@@ -111,9 +111,9 @@ class LiveEngine(PartitionEngine):
         keys = [key for key, _ in islice(self.store.scan(after=redefinition.cursor), most_customers)]
         limit = (self.marker.clock_ms + 1, "")
         customers = self._cache.prefetch(key.decode() for key in keys if not is_spill(key))
-        computation = self._computation(customers, now_ms, [], limit)
+        computation = self._computation(customers, [], limit)
         redefinition.cursor = keys[-1] if keys else redefinition.cursor
-        computation.ask_all(redefinition.cursor)
+        computation.ask_all(redefinition.cursor, now_ms)
         result = computation.result(0)
         redefinition.scanned += len(customers)
         if len(keys) < most_customers:
@@ -190,11 +190,9 @@ class LiveEngine(PartitionEngine):
         self._prepared = []
 
     def _nothing(self) -> BatchResult:
-        return self._computation({}, 0, [], (0, "")).result(0)
+        return self._computation({}, [], (0, "")).result(0)
 
     def _marker_value(self, result: BatchResult) -> tuple[bytes, bytes]:
-        from state.engine import MARKER_KEY
-
         return MARKER_KEY, msgspec.msgpack.encode(result.marker)
 
     def _under_way(self, stage: str) -> Redefinition:

@@ -8,7 +8,8 @@ import faust
 
 from streams.assignor import CopartitionedAssignor
 from streams.kafka.security import Connection
-from streams.polling import PollingTransport, PollScheduler, PollSchema, PollingThread
+from streams.opening import local_partitions
+from streams.polling import PollingThread, PollingTransport, PollScheduler, PollSchema
 from streams.settings import Settings
 from streams.worker import Worker
 
@@ -68,6 +69,6 @@ def attach(app: Application, settings: Settings, connection: Connection, worker:
     """Tell the consumer's thread how to connect and assign, and the worker where to position. Before `app.start`."""
     thread: PollingThread = app.consumer._thread  # type: ignore[attr-defined]  # a PollingConsumer's
     thread.connection = connection
-    thread.assignor = CopartitionedAssignor(settings.standby_replicas)
+    thread.assignor = CopartitionedAssignor(settings.standby_replicas, local_partitions(settings.data_dir))
     thread.max_poll_records = settings.batch_records * len(settings.topics)
     worker.thread = thread

@@ -36,8 +36,9 @@ class CopartitionedAssignor(AbstractPartitionAssignor):  # type: ignore[misc]  #
 
     name = "rollcall-copartitioned"
 
-    def __init__(self, standby_replicas: int = 0) -> None:
-        self._data = MemberData(standby_replicas=standby_replicas)
+    def __init__(self, standby_replicas: int = 0, copies: Iterable[int] = ()) -> None:
+        """`copies` are the partitions of which this worker has local state from an earlier life."""
+        self._data = MemberData(copies=sorted(copies), standby_replicas=standby_replicas)
         self.standbys: list[int] = []
 
     def metadata(self, topics: Iterable[str]) -> ConsumerProtocolMemberMetadata:
@@ -102,7 +103,7 @@ def spread(numbers: list[int], members: Mapping[str, MemberData]) -> dict[str, l
 def spread_standbys(
     numbers: list[int], owners: Mapping[str, list[int]], members: Mapping[str, MemberData]
 ) -> dict[str, list[int]]:
-    """For each partition as many copies as wished, on workers that do not own it: those that have one, then the idlest."""
+    """For each partition as many copies as wished, on workers that do not own it: those that have one come first."""
     standbys: dict[str, list[int]] = {member: [] for member in sorted(members)}
     replicas = max((member.standby_replicas for member in members.values()), default=0)
     for number in numbers:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from enum import StrEnum
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,9 +19,11 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
+from conditions.changes import Change
+from conditions.definition_plans import DefinitionRefused, DuplicateName, UnknownSegment
 from conditions.documents import DocumentErrors, SegmentDocument
 from conditions.times import TimeError, parse_time
-from state.store import StateError
+from state.store import StateError, Store
 from streams.settings import Settings, SettingsError, load_settings, shown_settings
 
 FAILED, WRONG_USE = 1, 2
@@ -39,6 +43,13 @@ StateOption = Annotated[Path, typer.Option("--state", help="folder that `replay 
 JsonOption = Annotated[bool, typer.Option("--json", help="answer as JSON")]
 
 
+class BrokerChoice(StrEnum):
+    """The brokers that `run` can bring up."""
+
+    mock = "mock"
+    kafka = "kafka"
+
+
 class CommandError(Exception):
     """A command cannot do what it was asked to; the message is for the user."""
 
@@ -49,21 +60,26 @@ class CommandError(Exception):
 
 def main() -> None:
     """The entry point of the `rollcall` command."""
+    sys.exit(_exit_code())
+
+
+def _exit_code() -> int:
     try:
-        app(standalone_mode=False)
-    except BrokenPipeError:
+        # Without standalone mode a command's `typer.Exit` comes back as its code.
+        return app(standalone_mode=False) or 0
+    except SystemExit as stop:
+        if not isinstance(stop.__context__, BrokenPipeError):  # which typer turns into an exit with 1
+            raise
         # Nobody reads on: what Python would still flush at exit must not complain either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(BROKEN_PIPE)
+        return BROKEN_PIPE
     except (KeyboardInterrupt, typer.Abort):
-        sys.exit(INTERRUPTED)
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
+        return INTERRUPTED
     except Exception as error:
         exit_code = _explain_failure(error)
         if exit_code is None:
             raise
-        sys.exit(exit_code)
+        return exit_code
 
 
 def _explain_failure(error: Exception) -> int | None:
@@ -80,6 +96,9 @@ def _explain_failure(error: Exception) -> int | None:
     if isinstance(error, CommandError):
         _complain(str(error))
         return error.exit_code
+    if isinstance(error, DefinitionRefused):
+        _complain(str(error))
+        return WRONG_USE if isinstance(error, DuplicateName | UnknownSegment) else FAILED
     if isinstance(error, StateError | OSError) or type(error).__module__.startswith("streams."):
         _complain(str(error))
         return FAILED
@@ -136,6 +155,9 @@ def replay(
     state: Annotated[Path | None, typer.Option(help="folder to keep state in; the same command then goes on")] = None,
     output: Annotated[str | None, typer.Option(help="file for the changes (default: standard output)")] = None,
     dead_letters: Annotated[str | None, typer.Option(help="file for invalid lines (default: standard error)")] = None,
+    members: Annotated[
+        bool, typer.Option("--members", help="end with how many are in each segment, on standard error")
+    ] = False,
 ) -> None:
     """Play a file of events and write every membership change, in order, as JSON lines."""
     from state.memory_store import MemoryStore
@@ -154,14 +176,23 @@ def replay(
             run = Replay(documents, store, output=output, dead_letters=dead_letters, progress=progress)
             totals = run.run(events, until_ms)
             run.close()
+        sizes = _size_table(store, documents) if members else ""
     finally:
         store.close()
     rate = f" in {totals.seconds:.1f} s ({totals.events / max(totals.seconds, 0.001):,.0f} events/s)"
     sys.stdout.flush()
     sys.stderr.write(
         f"{totals.events:,} events, {totals.rejected:,} rejected, {totals.customers:,} customers, "
-        f"{totals.changes:,} changes{rate}\n"
+        f"{totals.changes:,} changes{rate}\n{sizes}"
     )
+
+
+def _size_table(store: Store, documents: list[SegmentDocument]) -> str:
+    from conditions.definitions import compile_definitions
+    from streams.inspection import count_members, size_lines
+
+    definitions = compile_definitions(documents)
+    return "\n".join(["", *size_lines(definitions, count_members(store, definitions)), ""])
 
 
 @app.command()
@@ -243,12 +274,23 @@ def docs(
 
 @app.command()
 def members(
-    segment: Annotated[str, typer.Argument(help="id of the segment")], state: StateOption, as_json: JsonOption = False
+    state: StateOption,
+    segment: Annotated[
+        str | None, typer.Argument(help="id of the segment (default: how many are in each)", show_default=False)
+    ] = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """List who is in a segment, also while a process writes the state."""
-    from streams.inspection import UnknownSegmentError, open_readers
+    """List who is in a segment, or how many are in each; also while a process writes the state."""
+    from streams.inspection import UnknownSegmentError, add_sizes, open_readers, size_lines
 
     with open_readers(state) as readers:
+        if segment is None:
+            sizes = add_sizes(readers)
+            if as_json:
+                _answer_json(sizes)
+            else:
+                _answer("\n".join(size_lines(readers[0].definitions, sizes)))
+            return
         try:
             found = (member for reader in readers for member in reader.members(reader.segment(segment)))
             if as_json:
@@ -286,13 +328,13 @@ def explain(
 # --- worker and topics ------------------------------------------------------------------------------------------------
 
 
-def with_settings(command: Callable[[Settings], None]) -> Callable[..., None]:
+def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command one flag for each setting, and the settings in force as its only argument."""
 
     def run(**flags: Any) -> None:
         command(load_settings({name: flags.pop(name) for name in Settings.model_fields}), **flags)
 
-    own = [each for each in inspect.signature(command).parameters.values() if each.name != "settings"]
+    own = [each for each in inspect.signature(command, eval_str=True).parameters.values() if each.name != "settings"]
     settings = [
         inspect.Parameter(
             name,
@@ -324,6 +366,42 @@ def worker(settings: Settings) -> None:
     asyncio.run(serve(settings, _segments(settings.segments)))
 
 
+@app.command()
+@with_settings
+def changes(
+    settings: Settings,
+    segment: Annotated[list[str] | None, typer.Option(help="only of this segment; may be given several times")] = None,
+    members: Annotated[bool, typer.Option("--members", help="begin with who is in now")] = False,
+    follow: Annotated[bool, typer.Option("--follow", help="go on until Ctrl-C")] = False,
+    position: Annotated[Path | None, typer.Option(help="file that says where the next call goes on")] = None,
+) -> None:
+    """Print membership changes from Kafka as JSON lines, each once."""
+    import asyncio
+
+    from connectors.changes import change_lines
+    from streams.service import connection_of
+    from streams.subscribe import Subscription, read_changes
+
+    if members and not settings.memberships_topic:
+        raise CommandError("--members needs a memberships_topic, and it is turned off", WRONG_USE)
+    wanted = frozenset(segment or ())
+
+    def write(found: Sequence[Change]) -> None:
+        sys.stdout.buffer.write(change_lines([each for each in found if not wanted or each.segment_id in wanted]))
+        sys.stdout.buffer.flush()
+
+    subscription = Subscription(
+        connection=connection_of(settings),
+        changes_topic=settings.changes_topic,
+        handle=lambda _, found: write(found),
+        memberships_topic=settings.memberships_topic,
+        handle_members=write if members else None,
+        position_file=position,
+        follows=follow,
+    )
+    asyncio.run(read_changes(subscription))
+
+
 topics = typer.Typer(help="Make and check the topics.", no_args_is_help=True)
 app.add_typer(topics, name="topics")
 
@@ -340,8 +418,8 @@ def topics_create(
     """Make the topics that are missing; may be called again."""
     import asyncio
 
-    from streams.service import connection_of, topic_specs
     from streams.kafka.topics import ensure_topics
+    from streams.service import connection_of, topic_specs
 
     report = asyncio.run(ensure_topics(topic_specs(settings, partitions, replication_factor), connection_of(settings)))
     for name in report.created:
@@ -368,6 +446,155 @@ def topics_check(
     _answer("no problems found")
 
 
+@app.command("run")
+def run_everything(
+    segments: Annotated[Path | None, typer.Option(help="segment documents (default: the demo's)")] = None,
+    events: Annotated[Path | None, typer.Option(help="events, one JSON object a line (default: the demo's)")] = None,
+    speed: Annotated[
+        str, typer.Option(help="event time that passes in a second, such as 12h or 30d; or `max`")
+    ] = "30d",
+    broker: Annotated[
+        BrokerChoice, typer.Option(help="`mock`: in memory, nothing but Python; `kafka`: needs Java and Maven")
+    ] = BrokerChoice.mock,
+    partitions: Annotated[int, typer.Option(min=1, help="that get events; the mock broker has four")] = 4,
+    keep: Annotated[
+        Path | None, typer.Option(help="folder to leave state and log in (default: a temporary one, removed)")
+    ] = None,
+    web_port: Annotated[int | None, typer.Option(help="port of /metrics (default: 6066 if free, else any)")] = None,
+    original_times: Annotated[
+        bool, typer.Option("--original-times", help="leave the events' times (default: moved, so that the last is now)")
+    ] = False,
+    keep_running: Annotated[
+        bool | None, typer.Option(help="go on until Ctrl-C (default: on a terminal)", show_default=False)
+    ] = None,
+) -> None:
+    """Run everything on this machine, the broker included: play events and watch segments change."""
+    from streams.embedded import MOCK_PARTITIONS
+    from streams.run import DEMO_SEGMENTS, RunOptions, run_all
+
+    if events is not None and segments is None:
+        raise CommandError("--events FILE needs --segments FILE: the demo's segments are about purchases", WRONG_USE)
+    if events is not None and not events.is_file():
+        raise CommandError(f"{events}: no such file", WRONG_USE)
+    if broker is BrokerChoice.mock and partitions > MOCK_PARTITIONS:
+        raise CommandError(f"the mock broker has {MOCK_PARTITIONS} partitions; --broker kafka takes more", WRONG_USE)
+    path = segments or DEMO_SEGMENTS
+    documents = _segments(path)
+    options = RunOptions(
+        segments=path,
+        documents=documents,
+        events=events,
+        speed=_speed(speed),
+        broker=broker.value,
+        partitions=partitions,
+        keep=keep,
+        web_port=web_port,
+        original_times=original_times or _names_instants(documents),
+        keeps_running=sys.stdout.isatty() if keep_running is None else keep_running,
+    )
+    code = run_all(options, sys.stdout)
+    if code:
+        raise typer.Exit(code)
+
+
+def _names_instants(documents: list[SegmentDocument]) -> bool:
+    """Whether a condition has `since` or `until`: moved events would miss them."""
+    return any(
+        getattr(condition, bound, None) is not None
+        for document in documents
+        for condition in document.conditions
+        for bound in ("since", "until")
+    )
+
+
+def _speed(text: str) -> float | None:
+    from conditions.kinds import duration_ms
+
+    if text == "max":
+        return None
+    if re.fullmatch(r"[0-9]{1,9}[smhdw]", text) is None or not (speed := duration_ms(text)):
+        raise CommandError(f"--speed {text}: expected event time a second, such as 12h or 30d, or max", WRONG_USE)
+    return speed / 1000
+
+
+# --- definitions on the topic -----------------------------------------------------------------------------------------
+
+SegmentArgument = Annotated[str, typer.Argument(help="id of the segment", metavar="ID")]
+ExpectOption = Annotated[
+    int | None, typer.Option(min=0, help="refuse where another version is in force (0: where there is one)")
+]
+
+segments_app = typer.Typer(help="Look at segment definitions and change them, while workers run.", no_args_is_help=True)
+app.add_typer(segments_app, name="segments")
+
+
+def _tell(answer: Any, as_json: bool) -> None:
+    """Write an answer of `segments_commands`."""
+    if as_json:
+        _answer_json(answer.value)
+    else:
+        for line in answer.lines:
+            _answer(line)
+    for note in answer.notes:
+        _complain(note)
+
+
+@segments_app.command("apply")
+@with_settings
+def segments_apply(
+    settings: Settings,
+    file: Annotated[Path, typer.Argument(help="segment documents, YAML or JSON; a version counts for a new segment")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would be done")] = False,
+    expect_version: ExpectOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Create and change segments: all of the file's, or none. Segments that the file leaves out stay."""
+    from streams.segments_commands import apply_segments, definitions_log
+
+    documents = _segments(file)
+    if expect_version is not None and len(documents) > 1:
+        raise CommandError(f"--expect-version is for one segment; {file} has {len(documents)}", WRONG_USE)
+    _tell(apply_segments(definitions_log(settings), documents, expect_version, dry_run=dry_run), as_json)
+
+
+@segments_app.command("list")
+@with_settings
+def segments_list(settings: Settings, as_json: JsonOption = False) -> None:
+    """List all segments with version and name."""
+    from streams.segments_commands import definitions_log, list_segments
+
+    _tell(list_segments(definitions_log(settings)), as_json)
+
+
+@segments_app.command("show")
+@with_settings
+def segments_show(settings: Settings, segment: SegmentArgument, as_json: JsonOption = False) -> None:
+    """Print a segment's document, as JSON."""
+    from streams.segments_commands import definitions_log, show_segment
+
+    _tell(show_segment(definitions_log(settings), segment), as_json)
+
+
+@segments_app.command("delete")
+@with_settings
+def segments_delete(
+    settings: Settings, segment: SegmentArgument, expect_version: ExpectOption = None, as_json: JsonOption = False
+) -> None:
+    """Delete a segment. Its versions count on if it is created again."""
+    from streams.segments_commands import definitions_log, delete_segment
+
+    _tell(delete_segment(definitions_log(settings), segment, expect_version), as_json)
+
+
+@segments_app.command("history")
+@with_settings
+def segments_history(settings: Settings, segment: SegmentArgument, as_json: JsonOption = False) -> None:
+    """Say what changed with each of a segment's last versions, as far as the topic still tells."""
+    from streams.segments_commands import definitions_log, segment_history
+
+    _tell(segment_history(definitions_log(settings), segment), as_json)
+
+
 # --- settings --------------------------------------------------------------------------------------------------------
 
 
@@ -387,3 +614,7 @@ def config(as_json: JsonOption = False) -> None:
 def version() -> None:
     """Print the version."""
     _answer(f"rollcall {installed_version('rollcall')}")
+
+
+if __name__ == "__main__":
+    main()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from state.customers import add_spilled, customer_key, decode_customer, is_spill
 from state.definitions_record import read_segments
 from state.engine import Marker, read_marker
 from state.rocksdb_store import RocksdbStore
-from state.store import StateError
+from state.store import StateError, Store
+from streams.member_table import printable, table_lines
 
 
 class UnknownSegmentError(Exception):
@@ -54,6 +56,10 @@ class StateReader:
                 if (segment.key in customer.differing) != segment.default:
                     yield customer.id
 
+    def sizes(self) -> dict[str, int]:
+        """How many customers are in each segment; one pass over all customers."""
+        return count_members(self._store, self.definitions)
+
     def knows(self, customer_id: str) -> bool:
         return self._store.get_many([customer_key(customer_id)]) != [None]
 
@@ -75,6 +81,34 @@ class StateReader:
             explain_segment(each, customer, at_ms, (each.key in customer.differing) != each.default)
             for each in segments
         ]
+
+
+def count_members(store: Store, definitions: Definitions) -> dict[str, int]:
+    """How many customers are in each segment, by its id, in the order of the definitions."""
+    customers = 0
+    differing: Counter[int] = Counter()
+    for key, record in store.scan():
+        if not is_spill(key):
+            customers += 1
+            differing.update(decode_customer(key.decode(), record).differing)
+    return {
+        segment.id: customers - differing[segment.key] if segment.default else differing[segment.key]
+        for segment in definitions.segments.values()
+    }
+
+
+def add_sizes(readers: list[StateReader]) -> dict[str, int]:
+    """The sizes of each segment over all partitions."""
+    total: Counter[str] = Counter()
+    for reader in readers:
+        total.update(reader.sizes())
+    return dict(total)
+
+
+def size_lines(definitions: Definitions, sizes: Mapping[str, int]) -> list[str]:
+    """The sizes as a table."""
+    rows = [(each.id, f"{sizes[each.id]:,}", printable(each.name)) for each in definitions.segments.values()]
+    return table_lines(("segment", "members", "name"), rows)
 
 
 @contextmanager

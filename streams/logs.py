@@ -16,12 +16,12 @@ def configure_logs(settings: Settings) -> None:
     """Send our own log and the libraries' warnings to standard error, in the format of `log_format`."""
     log_format = settings.log_format or ("console" if sys.stderr.isatty() else "json")
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
-    shared = [
+    shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    last = (
+    last: list[structlog.typing.Processor] = (
         [structlog.dev.ConsoleRenderer()]
         if log_format == "console"
         else [

@@ -7,7 +7,6 @@ from collections import Counter as Tally
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from state.engine import BatchResult
-from streams.settings import Settings
 
 TRANSACTION_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 
@@ -41,7 +40,7 @@ class Metrics:
         )
         self.ready = Gauge("rollcall_ready", "1 when every assigned partition is open", registry=registry)
 
-    def count(self, number: int, result: BatchResult, settings: Settings) -> None:  # noqa: ARG002 - kept for labels by topic
+    def count(self, number: int, result: BatchResult) -> None:
         """Take note of a committed batch."""
         self.events.labels("applied").inc(result.consumed - len(result.rejected))
         self.events.labels("rejected").inc(len(result.rejected))

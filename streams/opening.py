@@ -6,17 +6,18 @@ import asyncio
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from uuid import uuid4
 
 import structlog
 
 from conditions.definitions import Definitions, compile_definitions
 from conditions.documents import SegmentDocument
-from state.changelog import Restorer, read_checkpoint, read_position
+from state.changelog import OtherLineage, Restorer, read_checkpoint, read_position
 from state.definitions_record import memberships_fingerprint, remember_segments
 from state.rocksdb_store import RocksdbStore, block_cache, move_aside
 from state.store import StateError, UnreadableStateError
 from streams.kafka.changelog import ChangelogBatch, RestoreOptions, restore
-from streams.kafka.errors import ChangelogGone
+from streams.kafka.errors import ChangelogGone, StreamsError
 from streams.kafka.open_transactions import open_writers
 from streams.kafka.security import Connection
 from streams.kafka.transactions import end_transaction_of
@@ -29,6 +30,18 @@ log = structlog.get_logger(__name__)
 
 # Half of delete.retention.ms, whose default is a day: tombstones that older state has not seen may be compacted away.
 OLDEST_STATE_MS = 12 * 3_600_000
+
+FOLDER_STEM = "partition-"
+STANDBY_EVERY_S = 1.0
+STANDBY_AGAIN_S = 5.0
+ENDING_ATTEMPTS = 10
+ENDING_AGAIN_S = 1.0
+
+
+def local_partitions(data_dir: Path) -> list[int]:
+    """The partitions with local state in the folder, whatever its worth."""
+    found = (each.name.removeprefix(FOLDER_STEM) for each in data_dir.glob(f"{FOLDER_STEM}*"))
+    return sorted(int(number) for number in found if number.isdigit())
 
 
 class Opener:
@@ -52,13 +65,14 @@ class Opener:
         self.definitions: Definitions = compile_definitions(segments)
         self.fingerprint = memberships_fingerprint(segments)
         self._standbys: dict[int, asyncio.Task[None]] = {}
+        self.failure: BaseException | None = None  # what ended a standby that should have gone on for ever
 
     async def open(self, number: int, epoch: int, held: Partition | None) -> Partition:
         """The partition, its state restored to the end of the changelog. `held` is the same one, opened before.
 
-        Raises StreamsError and StateError; the store is closed then.
+        Raises StreamsError and StateError; the store is closed then, that of `held` too.
         """
-        await self._stop_standby(number)
+        await self._stop_standbys({number})
         self._metrics.restarts.labels("again" if held is not None else "assigned").inc()
         store = held.store if held is not None else self._open_local(number)
         try:
@@ -68,39 +82,53 @@ class Opener:
         except BaseException:
             store.close()
             raise
+        checkpoint = read_checkpoint(store)
+        lineage = checkpoint.lineage if checkpoint is not None else uuid4().hex
         if held is not None and held.store is store:
-            held.reset(epoch)
+            held.reset(epoch, lineage)
             return held
-        return Partition(number, epoch, store, self.folder(number), self.definitions, self._settings)
+        return Partition(number, epoch, lineage, store, self.definitions, self._settings)
 
     def folder(self, number: int) -> Path:
-        return self._settings.data_dir / f"partition-{number}"
+        return self._settings.data_dir / f"{FOLDER_STEM}{number}"
 
-    def follow(self, numbers: frozenset[int]) -> None:
+    async def follow(self, numbers: frozenset[int]) -> None:
         """Keep warm copies of these partitions, and of no others."""
-        for number in set(self._standbys) - numbers:
-            self._standbys.pop(number).cancel()
+        await self._stop_standbys(set(self._standbys) - numbers)
         for number in numbers - set(self._standbys):
-            self._standbys[number] = asyncio.create_task(self._keep_warm(number))
+            task = self._standbys[number] = asyncio.create_task(self._keep_warm(number))
+            task.add_done_callback(self._note_end)
 
     async def close(self) -> None:
         """Stop following."""
-        for number in list(self._standbys):
-            await self._stop_standby(number)
+        await self._stop_standbys(set(self._standbys))
 
-    async def _stop_standby(self, number: int) -> None:
-        task = self._standbys.pop(number, None)
-        if task is not None:
+    async def _stop_standbys(self, numbers: set[int]) -> None:
+        """On return the stores are closed, so that they can be opened again."""
+        tasks = [self._standbys.pop(number) for number in numbers & set(self._standbys)]
+        for task in tasks:
             task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _note_end(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            self.failure = task.exception()
 
     async def _keep_warm(self, number: int) -> None:
-        """Follow the changelog until cancelled."""
+        """Follow the changelog until cancelled, whatever Kafka and the disk do meanwhile."""
+        while True:
+            try:
+                await self._follow_changelog(number)
+            except (StreamsError, StateError) as error:
+                log.warning("standby_failed", partition=number, error=str(error), again_in_s=STANDBY_AGAIN_S)
+                await asyncio.sleep(STANDBY_AGAIN_S)
+
+    async def _follow_changelog(self, number: int) -> None:
         store = self._open_local(number)
         try:
             while True:
                 store = await self._restored(number, store, ends_transactions=False)
-                await asyncio.sleep(1)
+                await asyncio.sleep(STANDBY_EVERY_S)
         finally:
             store.close()
 
@@ -123,13 +151,17 @@ class Opener:
     async def _restored(self, number: int, store: RocksdbStore, *, ends_transactions: bool = True) -> RocksdbStore:
         try:
             await self._restore(number, store, ends_transactions)
-        except ChangelogGone as error:
+        except (ChangelogGone, OtherLineage) as error:
             store.close()
             log.warning(
                 "state_moved_aside", partition=number, folder=str(move_aside(self.folder(number))), error=str(error)
             )
             store = RocksdbStore.open(self.folder(number), cache=self._cache)
-            await self._restore(number, store, ends_transactions)
+            try:
+                await self._restore(number, store, ends_transactions)
+            except BaseException:
+                store.close()
+                raise
         return store
 
     async def _restore(self, number: int, store: RocksdbStore, ends_transactions: bool) -> None:
@@ -156,7 +188,8 @@ class Opener:
             connection=self._connection,
             options=RestoreOptions(),
         )
-        restorer.finish(restored.position, _now_ms())
+        for _ in restorer.finish(restored.position, _now_ms()):
+            await asyncio.sleep(0)
         remaining.set(0)
         if ends_transactions:
             log.info(
@@ -165,10 +198,17 @@ class Opener:
 
     async def _end_open_transactions(self, number: int) -> None:
         """The end of the changelog is not committed: its writer is dead, or soon fenced and starts over."""
-        found = await open_writers(self._topic, number, self._connection)
-        for writer in sorted(set(found) - {self._transactional_id}):
-            log.info("ending_transaction", partition=number, writer=writer)
-            await end_transaction_of(writer, self._connection)
+        for attempt in range(1, ENDING_ATTEMPTS + 1):
+            try:
+                found = await open_writers(self._topic, number, self._connection)
+                for writer in sorted(set(found) - {self._transactional_id}):
+                    log.info("ending_transaction", partition=number, writer=writer)
+                    await end_transaction_of(writer, self._connection)
+                return
+            except StreamsError as error:
+                # The broker may just have started. At the latest it ends the transaction itself, by its time-out.
+                log.warning("ending_transaction_failed", partition=number, attempt=attempt, error=str(error))
+                await asyncio.sleep(ENDING_AGAIN_S)
 
     def _require_definitions(self, number: int, store: RocksdbStore) -> None:
         checkpoint = read_checkpoint(store)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from heapq import heapify, heappop, heapreplace
-from pathlib import Path
 from typing import Any
 
 from faust.types import TP
@@ -15,6 +14,7 @@ from conditions.events import Event, Rejected
 from connectors.json_events import RecordDecoder, record_decoder
 from state.engine import BatchResult, PartitionEngine
 from state.rocksdb_store import RocksdbStore
+from streams.kafka.errors import StreamsError
 from streams.polling import LogEnd
 from streams.settings import Settings
 
@@ -22,6 +22,13 @@ MOST_DEADLINES = 1_000  # of a wave, between two batches of live events
 BUFFERED_BATCHES = 3  # of each topic, after which it is not fetched for a while
 
 Buffered = tuple[int, Event | Rejected]  # the record's timestamp, by which topics are merged
+
+
+class RecordsMissing(StreamsError):
+    """Fetched records got lost on their way here. Opening the partition again brings them back."""
+
+    def __init__(self, topic: str, number: int, received: int, handed_over: int) -> None:
+        super().__init__(f"{topic}-{number}: {handed_over} records were handed over, {received} arrived")
 
 
 class Buffer:
@@ -32,29 +39,33 @@ class Buffer:
         self.decode: RecordDecoder = record_decoder(topic, number)
         self.records: deque[Buffered] = deque()
         self.received = 0
+        self._newest = -1
 
     def add(self, records: Iterable[Any], applied: int, now_ms: int | None) -> None:
-        """Decode what was not applied yet. With a `now_ms`, a record from the future counts as of now."""
+        """Decode what was neither applied nor received yet. With `now_ms`, one from the future counts as of now."""
+        newest = max(self._newest, applied)
         for record in records:
             self.received += 1
-            if record.offset <= applied:
+            if record.offset <= newest:
                 continue
+            newest = record.offset
             timestamp_ms = record.timestamp
             if timestamp_ms is not None:
                 timestamp_ms = min(timestamp_ms, LAST_INSTANT_MS if now_ms is None else now_ms)
             self.records.append((timestamp_ms or 0, self.decode(record.value, record.key, timestamp_ms, record.offset)))
+        self._newest = newest
 
 
 class Partition:
     """A partition that is open: restored, positioned, and decided batch by batch."""
 
     def __init__(
-        self, number: int, epoch: int, store: RocksdbStore, folder: Path, definitions: Definitions, settings: Settings
+        self, number: int, epoch: int, lineage: str, store: RocksdbStore, definitions: Definitions, settings: Settings
     ) -> None:
         self.number = number
         self.epoch = epoch
+        self.lineage = lineage
         self.store = store
-        self.folder = folder
         self.engine = PartitionEngine(
             store,
             definitions,
@@ -67,15 +78,21 @@ class Partition:
         self._wall_clock = settings.clock == "wall"
         self._grace_ms = settings.idle_grace_ms
 
-    def reset(self, epoch: int) -> None:
+    def reset(self, epoch: int, lineage: str) -> None:
         """Forget what was fetched and decided, and count fetches anew."""
         self.epoch = epoch
+        self.lineage = lineage
         self.engine.discard()
         for topic in self.buffers:
             self.buffers[topic] = Buffer(topic, self.number)
 
-    def receive(self, topic: str, records: Iterable[Any], now_ms: int) -> None:
-        """Take fetched records of one topic, in their order."""
+    def receive(self, topic: str, records: Iterable[Any], before: int, now_ms: int) -> None:
+        """Take fetched records of one topic, in their order, the first `before` having come already.
+
+        Raises RecordsMissing where they have not.
+        """
+        if before != self.buffers[topic].received:
+            raise RecordsMissing(topic, self.number, self.buffers[topic].received, before)
         applied = self.engine.marker.applied.get(topic, -1)
         self.buffers[topic].add(records, applied, now_ms if self._wall_clock else None)
 

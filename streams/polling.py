@@ -11,19 +11,26 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import count
 from typing import Any
 
 import msgspec
-from aiokafka import AIOKafkaConsumer
-from aiokafka.consumer.fetcher import Fetcher
+import structlog
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import errors as kafka
+from aiokafka.consumer.fetcher import Fetcher, FetchResult, PartitionRecords
 from faust.serializers.schemas import Schema
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from streams.assignor import CopartitionedAssignor
+from streams.kafka.errors import Refused, Unreachable
 from streams.kafka.security import Connection
 
+log = structlog.get_logger(__name__)
+
 IDLE_POLL_S = 0.05
+BOUNDS_TIMEOUT_S = 10.0
 FETCH_WAIT_MS = 200
 
 
@@ -46,9 +53,18 @@ class LogEnd(msgspec.Struct, frozen=True, gc=False):
 
 
 class Records(dict[TP, list[Any]]):
-    """One fetch's records, with the epoch of each partition at the moment they were taken."""
+    """One fetch's records, with the epoch of each partition at the moment they were taken.
+
+    `before` counts the records of each topic partition that were handed over earlier in that epoch.
+    """
 
     epochs: dict[int, int]
+    before: dict[TP, int]
+
+
+# Faust drops, without a word, what does not lie above the last offset it has passed on. Records that are read again
+# after a partition was opened anew would be lost so; hence polls are numbered, above every offset there can be.
+_poll_numbers = count(1 << 62)
 
 
 class Poll:
@@ -58,8 +74,8 @@ class Poll:
         first = next(iter(records))
         last = records[first][-1]
         self.topic, self.partition = first.topic, first.partition
-        self.offset = last.offset
-        self.timestamp, self.timestamp_type = last.timestamp, last.timestamp_type
+        self.offset = next(_poll_numbers)
+        self.timestamp, self.timestamp_type = last.timestamp, 0
         self.headers: tuple[Any, ...] = ()
         self.key = None
         self.value = records
@@ -79,11 +95,25 @@ class PollScheduler:
 class PollSchema(Schema[Any, Any]):
     """Passes the records on as they are."""
 
-    def loads_key(self, app: Any, message: Any, **_: Any) -> None:  # noqa: D102 - see the class
+    def loads_key(self, app: Any, message: Any, **_: Any) -> None:
         return None
 
-    def loads_value(self, app: Any, message: Any, **_: Any) -> Any:  # noqa: D102 - see the class
+    def loads_value(self, app: Any, message: Any, **_: Any) -> Any:
         return message.value
+
+
+class Fetched(msgspec.Struct, gc=False):
+    """What is of use of a record. aiokafka's own costs as much to make as its event to decode."""
+
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+
+
+class FetchedRecords(PartitionRecords):  # type: ignore[misc]  # aiokafka ships no types
+    def _consumer_record(self, tp: Any, record: Any) -> Fetched:
+        return Fetched(record.offset, record.timestamp, record.key, record.value)
 
 
 class AskingFetcher(Fetcher):  # type: ignore[misc]  # aiokafka ships no types
@@ -97,25 +127,31 @@ class AskingFetcher(Fetcher):  # type: ignore[misc]  # aiokafka ships no types
 
     async def _proc_fetch_request(self, assignment: Any, node_id: int, request: Any) -> Any:
         sent_ms = _now_ms()
-        marks = {}
-        for place in assignment.tps:
-            state = assignment.state_value(place)
-            # aiokafka writes the time of a response that had no error here: an emptied field shows which ones came.
-            marks[place], state.timestamp = state.timestamp, None
+        # Only what this request asks for: others may be asked of other brokers at the same time.
+        states = {
+            TopicPartition(topic, partition): assignment.state_value(TopicPartition(topic, partition))
+            for topic, partitions in request.topics
+            for partition, *_ in partitions
+        }
+        for state in states.values():
+            state.timestamp = None  # aiokafka writes the time of a response that had no error here
         answer = await super()._proc_fetch_request(assignment, node_id, request)
-        for place, mark in marks.items():
-            state = assignment.state_value(place)
-            if state.timestamp is None:
-                state.timestamp = mark
-            else:
+        for place, state in states.items():
+            if state.timestamp is not None:
                 self.asked_ms[place] = sent_ms
+                self._lighten(place)
         return answer
+
+    def _lighten(self, place: TopicPartition) -> None:
+        found = self._records.get(place)
+        if isinstance(found, FetchResult) and found._partition_records is not None:
+            found._partition_records.__class__ = FetchedRecords
 
 
 class RebalanceListener(driver.ConsumerRebalanceListener):
     """Takes note of the membership while the group's answer is fresh, before Faust's long chain of callbacks."""
 
-    async def on_partitions_assigned(self, assigned: Iterable[Any]) -> None:  # noqa: D102 - aiokafka's callback
+    async def on_partitions_assigned(self, assigned: Iterable[Any]) -> None:
         places = list(assigned)
         self._thread.note_membership(places)  # type: ignore[attr-defined]  # the thread is a PollingThread
         await super().on_partitions_assigned(places)
@@ -133,16 +169,17 @@ class PollingThread(driver.AIOKafkaConsumerThread):
         self.membership: Membership | None = None
         self.ends: dict[TP, LogEnd] = {}
         self.paused: frozenset[TP] = frozenset()
+        self.polled_at = time.monotonic()
         self._epochs: dict[int, int] = {}
         self._delivered: dict[TP, int] = defaultdict(int)
 
-    async def on_start(self) -> None:  # noqa: D102 - mode's callback
+    async def on_start(self) -> None:
         await super().on_start()
         fetcher = self._ensure_consumer()._fetcher
         fetcher.asked_ms = {}
         fetcher.__class__ = AskingFetcher
 
-    def _create_worker_consumer(self, transport: Any) -> AIOKafkaConsumer:  # noqa: ARG002 - Faust's signature
+    def _create_worker_consumer(self, transport: Any) -> AIOKafkaConsumer:
         conf = self.app.conf
         return AIOKafkaConsumer(
             **self.connection.arguments(),
@@ -174,35 +211,56 @@ class PollingThread(driver.AIOKafkaConsumerThread):
             frozenset(self.assignor.standbys),
         )
 
-    async def position(self, tp: TP) -> int | None:
-        """The next offset that would be fetched; None before there is one."""
-        return await super().position(tp)
+    async def seek_to_committed(self) -> dict[TP, int]:
+        """Nothing: where to read from is the marker's to say, and `open_partition` has done so or will."""
+        return {}
 
     async def open_partition(self, number: int, epoch: int, offsets: dict[TP, int | None]) -> None:
-        """Fetch the partition's topics from these offsets (None: the log's start) under a new epoch."""
+        """Fetch the partition's topics from these offsets (None: the log's start) under a new epoch.
+
+        Does nothing where the group has taken the partition back. Raises Unreachable, and Refused where a log ends
+        before its offset.
+        """
         await self.call_thread(self._open_partition, number, epoch, offsets)
 
     async def _open_partition(self, number: int, epoch: int, offsets: dict[TP, int | None]) -> None:
         consumer = self._ensure_consumer()
-        starts = [tp for tp, offset in offsets.items() if offset is None]
-        found = await consumer.beginning_offsets(starts) if starts else {}
+        positions = await self._positions(consumer, offsets)
         # From here on without an await: positions and epoch change in one turn.
-        for tp, offset in offsets.items():
-            if tp not in consumer.assignment():
-                return
-            consumer.seek(driver.ensure_aiokafka_TP(tp), found[tp] if offset is None else offset)
+        if not set(positions) <= set(consumer.assignment()):
+            return
+        for tp, offset in positions.items():
+            consumer.seek(driver.ensure_aiokafka_TP(tp), offset)
             self._delivered[tp] = 0
             self.ends.pop(tp, None)
             consumer._fetcher.asked_ms.pop(tp, None)
         self._epochs[number] = epoch
+
+    async def _positions(self, consumer: Any, offsets: dict[TP, int | None]) -> dict[TP, int]:
+        places = [driver.ensure_aiokafka_TP(tp) for tp in offsets]
+        try:
+            starts = await asyncio.wait_for(consumer.beginning_offsets(places), BOUNDS_TIMEOUT_S)
+            ends = await asyncio.wait_for(consumer.end_offsets(places), BOUNDS_TIMEOUT_S)
+        except (kafka.KafkaError, TimeoutError) as error:
+            servers = self.connection.bootstrap_servers
+            raise Unreachable(servers, f"looking up offsets ({error!r})", int(BOUNDS_TIMEOUT_S * 1000)) from error
+        return {
+            tp: starts[tp] if offset is None else _position(tp, offset, starts[tp], ends[tp])
+            for tp, offset in offsets.items()
+        }
 
     def close_partitions(self) -> None:
         """Fetch nothing more until partitions are opened again. May be called from any thread."""
         self._epochs = {}
 
     async def _fetch_records(
-        self, consumer: Any, active_partitions: Any, timeout: float | None = None, max_records: int | None = None
+        self,
+        consumer: Any,
+        active_partitions: Any,
+        timeout: float | None = None,  # noqa: ASYNC109 - the signature is Faust's
+        max_records: int | None = None,
     ) -> Any:
+        self.polled_at = time.monotonic()
         open_places = {tp for tp in active_partitions or () if tp.partition in self._epochs and tp not in self.paused}
         if not self.consumer.flow_active or not open_places:
             await asyncio.sleep(IDLE_POLL_S)
@@ -213,6 +271,7 @@ class PollingThread(driver.AIOKafkaConsumerThread):
             {TP(*place): found for place, found in taken.items() if found and place.partition in self._epochs}
         )
         records.epochs = dict(self._epochs)
+        records.before = {tp: self._delivered[tp] for tp in records}
         for tp, found in records.items():
             self._delivered[tp] += len(found)
         self._note_ends(consumer)
@@ -232,6 +291,18 @@ class PollingThread(driver.AIOKafkaConsumerThread):
             reached = state.highwater is not None and state.position >= state.highwater
             tp = TP(*place)
             self.ends[tp] = LogEnd(epoch, self._delivered[tp], reached, asked_ms)
+
+
+def _position(tp: TP, offset: int, start: int, end: int) -> int:
+    if offset > end:
+        raise Refused(
+            f"{tp.topic}-{tp.partition}: the state has applied it up to offset {offset}, but the log ends at {end}: it "
+            "was probably deleted and created anew, or lost its end. What was counted before cannot be told from what "
+            "comes now: put the topic back, or rebuild under another --app-id"
+        )
+    if offset < start:
+        log.error("records_lost", topic=tp.topic, partition=tp.partition, from_offset=offset, to_offset=start)
+    return max(offset, start)
 
 
 class PollingConsumer(driver.Consumer):

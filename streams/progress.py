@@ -17,7 +17,7 @@ from streams.replay import Totals
 def replay_progress(events: str) -> Iterator[Callable[[Totals], None]]:
     """What a replay calls after each batch: a bar by bytes where the size is known, and the rate."""
     if not sys.stderr.isatty():
-        yield lambda totals: None
+        yield lambda _: None
         return
     known = events != "-" and not events.endswith(".gz")
     columns = (

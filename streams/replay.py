@@ -17,6 +17,7 @@ from typing import BinaryIO
 
 import msgspec
 
+from conditions.changes import Change
 from conditions.definitions import compile_definitions
 from conditions.documents import SegmentDocument
 from conditions.events import Event, Rejected
@@ -25,11 +26,12 @@ from connectors.dead_letters import dead_letter_line
 from connectors.json_events import line_decoder
 from connectors.lines import LineBatch, open_lines, read_batches, skip_to
 from state.definitions_record import require_segments
-from state.engine import BatchResult, PartitionEngine
+from state.engine import BatchResult, LongBatch, PartitionEngine
 from state.store import Store
 
 POSITION_KEY = b"replay"
-CHUNK_BYTES = 4 << 20  # of input a batch: larger batches write a busy customer less often
+CHUNK_BYTES = 64 << 10  # of input at once: its events stay in the processor's cache from reading to deciding
+MOST_DEADLINES = 20_000  # read at a time, at the beginning of each batch
 
 
 class Position(msgspec.Struct):
@@ -114,7 +116,8 @@ class Replay:
             "Use the documents of the first run, or rebuild: the same command with an empty --state folder",
         )
         self._store = store
-        self._engine = PartitionEngine(store, compile_definitions(segments))
+        self._engine = PartitionEngine(store, compile_definitions(segments), most_deadlines=MOST_DEADLINES)
+        self._batch: LongBatch | None = None
         found = store.get_meta(POSITION_KEY)
         self._position = Position() if found is None else msgspec.msgpack.decode(found, type=Position)
         self._output = Output(output, sys.stdout.buffer, self._position.output_bytes)
@@ -136,8 +139,11 @@ class Replay:
                 self._apply([decode(line, number - 1) for line, number in numbered if number - 1 > applied], batch)
                 self._totals.seconds = time.monotonic() - started
                 self._progress(self._totals)
+            self._finish()
         while until_ms is not None and self._engine.is_behind(until_ms):
-            self._commit(self._engine.run((), _now_ms(), until_ms))
+            result = self._engine.run((), _now_ms(), until_ms)
+            self._write(result.changes, result.rejected, 0)
+            self._commit(result)
         self._totals.seconds = time.monotonic() - started
         self._totals.customers = self._engine.marker.customers
         return self._totals
@@ -158,31 +164,53 @@ class Replay:
             ) from error
         return read_batches(stream, position=start.input_bytes, line_count=start.input_lines, chunk_bytes=CHUNK_BYTES)
 
-    def _apply(self, records: list[Event | Rejected], batch: LineBatch) -> None:
-        while True:
-            result = self._engine.run(records, _now_ms())
-            records = records[result.consumed :]
-            if not records:
-                self._position.input_bytes, self._position.input_lines = batch.position, batch.line_count
-            self._commit(result)
-            if not records:
-                return
+    def _apply(self, records: list[Event | Rejected], lines: LineBatch) -> None:
+        while records:
+            taken = self._take(records) or self._take_after_wave(records)
+            records = records[taken:]
+        position = self._position
+        position.input_bytes, position.input_lines = lines.position, lines.line_count
+        self._totals.input_bytes = lines.position
+        if self._batch is not None and self._batch.is_full:
+            self._finish()
+
+    def _take(self, records: list[Event | Rejected]) -> int:
+        if self._batch is None:
+            self._batch = self._engine.begin()
+        taken = self._batch.take(records, _now_ms())
+        self._write(*self._batch.outcome(), taken)
+        if taken < len(records):
+            self._finish()
+        return taken
+
+    def _take_after_wave(self, records: list[Event | Rejected]) -> int:
+        """Fire what a batch holds of a wave of deadlines that stands before the first record."""
+        result = self._engine.run(records, _now_ms())
+        self._write(result.changes, result.rejected, result.consumed)
+        self._commit(result)
+        return result.consumed
+
+    def _finish(self) -> None:
+        if self._batch is not None:
+            batch, self._batch = self._batch, None
+            self._commit(self._engine.finish(batch))
+
+    def _write(self, changes: list[Change], rejected: list[Rejected], taken: int) -> None:
+        self._output.write(change_lines(changes))
+        self._dead_letters.write(b"".join(map(dead_letter_line, rejected)))
+        totals = self._totals
+        totals.events += taken - len(rejected)
+        totals.rejected += len(rejected)
+        totals.changes += len(changes)
 
     def _commit(self, result: BatchResult) -> None:
-        """Output first, then the store: after a crash between the two the output is cut back and written again."""
-        self._output.write(change_lines(result.changes))
-        self._dead_letters.write(b"".join(map(dead_letter_line, result.rejected)))
+        """Output was written first: after a crash between the two it is cut back and written again."""
         position = self._position
         position.output_bytes = self._output.length_bytes
         position.dead_letter_bytes = self._dead_letters.length_bytes
         result.writes.meta.append((POSITION_KEY, msgspec.msgpack.encode(position)))
         self._engine.commit()
-        totals = self._totals
-        totals.events += result.consumed - len(result.rejected)
-        totals.rejected += len(result.rejected)
-        totals.changes += len(result.changes)
-        totals.customers = result.marker.customers
-        totals.input_bytes = position.input_bytes
+        self._totals.customers = result.marker.customers
 
 
 def tune_garbage_collector() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -14,6 +15,7 @@ from typing import IO
 from uuid import uuid4
 
 import structlog
+from aiokafka.errors import KafkaError
 
 from conditions.documents import SegmentDocument
 from state.store import StateError
@@ -26,6 +28,7 @@ from streams.kafka.transactions import FencedProducer, ProducerOptions
 from streams.metrics import Metrics
 from streams.opening import Opener
 from streams.outgoing import changelog_topic
+from streams.replay import tune_garbage_collector
 from streams.settings import Settings
 from streams.web import WebServer
 from streams.worker import Trouble, Worker
@@ -80,7 +83,7 @@ class DataDir:
         if not path.exists():
             fresh = path.with_suffix(".new")
             fresh.write_text(f"{app_id}-{uuid4().hex[:12]}\n")
-            os.replace(fresh, path)
+            fresh.replace(path)
         self.transactional_id = path.read_text().strip()
 
     def close(self) -> None:
@@ -88,10 +91,11 @@ class DataDir:
 
 
 async def serve(
-    settings: Settings, segments: Sequence[SegmentDocument], on_step: Callable[[str], None] = lambda step: None
+    settings: Settings, segments: Sequence[SegmentDocument], on_step: Callable[[str], None] = lambda _: None
 ) -> None:
     """Run a worker until SIGTERM or SIGINT. Raises StreamsError and StateError for what trying again cannot mend."""
     connection = connection_of(settings)
+    tune_garbage_collector()
     metrics = Metrics()
     data_dir = DataDir(settings.data_dir, settings.app_id)
     try:
@@ -117,33 +121,61 @@ async def serve(
 
 async def _until_stopped(settings: Settings, connection: Connection, worker: Worker, stop: asyncio.Event) -> None:
     stopping = asyncio.create_task(stop.wait())
-    prepared = asyncio.create_task(_prepare(settings, connection, worker))
-    await asyncio.wait({stopping, prepared}, return_when=asyncio.FIRST_COMPLETED)
-    if not prepared.done():
-        worker.stop()
-        prepared.cancel()
-        await asyncio.gather(prepared, return_exceptions=True)
+    working = asyncio.create_task(_work(settings, connection, worker))
+    await asyncio.wait({stopping, working}, return_when=asyncio.FIRST_COMPLETED)
+    worker.stop()
+    if working.done():
+        stopping.cancel()
+        working.result()
         return
-    prepared.result()
+    log.info("worker_stopping")
+    last_resort = _end_the_process_after(STOP_TIMEOUT_S)
+    with suppress(asyncio.CancelledError):
+        await working
+    last_resort.cancel()
+    log.info("worker_stopped")
+
+
+async def _work(settings: Settings, connection: Connection, worker: Worker) -> None:
+    """Everything from the first look at Kafka to the end of the last batch. Returns once the worker is to stop."""
+    if not await worker.unless_stopped(_prepare(settings, connection, worker)):
+        return
     app = build_application(settings, connection, worker)
     attach(app, settings, connection, worker)
-    await app.start()
+    try:
+        if not await worker.unless_stopped(app.start()):
+            return
+    except KafkaError as error:
+        raise Unreachable(connection.bootstrap_servers, f"joining group {settings.app_id} ({error!r})") from error
+    log.info("worker_started", app_id=settings.app_id, bootstrap_servers=settings.bootstrap_servers)
     running = asyncio.create_task(worker.run())
     crashed = asyncio.create_task(app.wait_until_stopped())
-    log.info("worker_started", app_id=settings.app_id, bootstrap_servers=settings.bootstrap_servers)
-    await asyncio.wait({stopping, running, crashed}, return_when=asyncio.FIRST_COMPLETED)
-    log.info("worker_stopping")
+    await asyncio.wait({running, crashed}, return_when=asyncio.FIRST_COMPLETED)
+    unexpected = not running.done()
     worker.stop()
     try:
-        await asyncio.wait_for(running, STOP_TIMEOUT_S)
+        await running
     finally:
-        stopping.cancel()
-        with suppress(TimeoutError):
-            await asyncio.wait_for(app.stop(), STOP_TIMEOUT_S)
-        crashed.cancel()
+        await app.stop()
         await asyncio.gather(crashed, return_exceptions=True)
-    if not stop.is_set():
-        raise Refused(f"the consumer of group {settings.app_id} ended by itself: see the log above for the reason")
+    if unexpected:
+        reason = f": {app.crash_reason!r}" if app.crash_reason is not None else ", see the log above for the reason"
+        raise Refused(f"the consumer of group {settings.app_id} ended by itself{reason}")
+
+
+def _end_the_process_after(seconds: float) -> threading.Timer:
+    """End it from outside the event loop where Kafka keeps it from ending. Nothing is lost: what was not committed is
+    decided again by the next owner.
+    """
+
+    def end() -> None:
+        log.warning("worker_stopped", reason=f"Kafka did not answer within {seconds} s of the signal to stop")
+        os._exit(0)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    return timer
 
 
 async def _prepare(settings: Settings, connection: Connection, worker: Worker) -> None:

@@ -83,6 +83,11 @@ class Settings(BaseSettings):
     cache_mib: int = Field(64, ge=8, description="MiB of RocksDB block cache, shared by all partitions")
     web_host: str = Field("127.0.0.1", description="address of /metrics, /livez and /readyz")
     web_port: int = Field(6066, ge=0, le=65535, description="port of the same; 0: any free one")
+    api_token: SecretStr | None = Field(
+        None,
+        min_length=16,
+        description="bearer token of whoever changes segments over HTTP; without one only this machine may",
+    )
     log_format: Literal["console", "json"] | None = Field(None, description="default: console on a terminal, else json")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what is logged")
 

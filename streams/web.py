@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import structlog
@@ -53,9 +52,9 @@ class WebServer:
             await self._runner.cleanup()
 
     async def _livez(self, _: Any) -> web.Response:
-        idle_s = time.monotonic() - self._worker.progress_at
-        if idle_s > STUCK_AFTER_S:
-            return web.Response(status=503, text=f"no progress for {idle_s:.0f} s\n")
+        stuck_s = self._worker.stuck_s
+        if stuck_s > STUCK_AFTER_S:
+            return web.Response(status=503, text=f"no progress for {stuck_s:.0f} s\n")
         return web.Response(text="ok\n")
 
     async def _readyz(self, _: Any) -> web.Response:

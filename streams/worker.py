@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import NamedTuple
 
 import msgspec
 import structlog
@@ -18,13 +19,12 @@ from aiokafka import TopicPartition
 from conditions.definitions import Definitions
 from state.changelog import Checkpoint, Position, add_checkpoint, add_position
 from state.engine import BatchResult
-from state.store import StateError
 from streams.kafka.errors import CommitFailed, CommitUnknown, Fenced, RestoreStuck, StreamsError, Unreachable
 from streams.kafka.transactions import FencedProducer, Outgoing
 from streams.metrics import Metrics
 from streams.opening import Opener
 from streams.outgoing import changelog_topic, outgoing
-from streams.partition import Partition
+from streams.partition import Partition, RecordsMissing
 from streams.polling import Membership, PollingThread, Records
 from streams.settings import Settings
 
@@ -34,7 +34,7 @@ TICK_S = 0.02
 INBOX_POLLS = 4
 LONGEST_PAUSE_S = 5.0
 COMPLAIN_EVERY_S = 60.0
-TRANSIENT = (CommitFailed, CommitUnknown, Fenced, RestoreStuck, Unreachable)
+TRANSIENT = (CommitFailed, CommitUnknown, Fenced, RecordsMissing, RestoreStuck, Unreachable)
 
 
 class Decided(msgspec.Struct):
@@ -42,6 +42,13 @@ class Decided(msgspec.Struct):
 
     partition: Partition
     result: BatchResult
+
+
+class Opening(NamedTuple):
+    """A partition on its way to being open, and the same one as it was before."""
+
+    task: asyncio.Task[Partition]
+    held: Partition | None
 
 
 class Worker:
@@ -58,7 +65,7 @@ class Worker:
         producer: FencedProducer,
         opener: Opener,
         metrics: Metrics,
-        on_step: Callable[[str], None] = lambda step: None,
+        on_step: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._settings = settings
         self._definitions = definitions
@@ -70,13 +77,14 @@ class Worker:
         self._inbox: asyncio.Queue[Records] = asyncio.Queue(INBOX_POLLS)
         self._partitions: dict[int, Partition] = {}
         self._membership: Membership | None = None
-        self._openings: dict[int, asyncio.Task[Partition]] = {}
+        self._openings: dict[int, Opening] = {}
         self._in_flight: asyncio.Task[None] | None = None
         self._epoch = 0
         self._stepping = asyncio.Lock()
         self._stopping = asyncio.Event()
         self._trouble = Trouble()
-        self._failure: Exception | None = None
+        self._connected = False
+        self._failure: BaseException | None = None
         self.progress_at = time.monotonic()
 
     # -- what Faust calls ---------------------------------------------------------------------------------------------
@@ -88,35 +96,42 @@ class Worker:
     async def revoked(self) -> None:
         """Give up everything, once what is being committed is settled. Called before the group reassigns."""
         self._fetcher.close_partitions()
+        self._metrics.ready.set(0)
         async with self._stepping:
+            lost = self._membership
+            self._membership = None
             try:
+                self._drop_fetched()
+                await self._cancel_openings()
                 await self._settle()
             except TRANSIENT as error:
                 log.info("commit_lost_to_rebalance", error=str(error))
-            except (StreamsError, StateError) as error:
-                self._failure = error  # Faust swallows what a callback raises
-            self._membership = None
-            self._drop_fetched()
-            await self._cancel_openings()
-        self._metrics.ready.set(0)
+            except Exception as error:  # noqa: BLE001 - Faust would swallow it; `run` raises it
+                self._failure = error
+        if lost is not None:
+            log.info("partitions_revoked", partitions=sorted(lost.partitions), generation=lost.generation)
 
     async def assigned(self) -> None:
         """Open what the group gave, in the background."""
         async with self._stepping:
-            self._membership = self._fetcher.membership
-            if self._membership is None:
+            self._membership = membership = self._fetcher.membership
+            if membership is None:
                 return
-            log.info("partitions_assigned", partitions=sorted(self._membership.partitions))
-            for number in set(self._partitions) - self._membership.partitions:
-                self._partitions.pop(number).store.close()
-            self._opener.follow(self._membership.standbys)
-            self._start_openings()
+            log.info("partitions_assigned", partitions=sorted(membership.partitions), generation=membership.generation)
+            try:
+                for number in set(self._partitions) - membership.partitions:
+                    self._partitions.pop(number).store.close()
+                await self._opener.follow(membership.standbys)
+                self._start_openings(membership)
+            except Exception as error:  # noqa: BLE001 - Faust would swallow it; `run` raises it
+                self._failure = error
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Connect to Kafka, however long that takes, and end what this worker left open when it last died."""
         await self._reopen_producer()
+        self._connected = True
 
     async def run(self) -> None:
         """Process until `stop`. Raises StreamsError or StateError where trying again would not help."""
@@ -130,6 +145,19 @@ class Worker:
         """Finish the batch, commit it and close."""
         self._stopping.set()
 
+    async def unless_stopped(self, work: Awaitable[object]) -> bool:
+        """Wait for the work, but no longer than until `stop`; whether it was done. Raises what it raises."""
+        task = asyncio.ensure_future(work)
+        stopping = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if task.done():
+            task.result()
+            return True
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return False
+
     @property
     def ready(self) -> bool:
         """Whether every assigned partition is open."""
@@ -140,25 +168,36 @@ class Worker:
         )
 
     @property
+    def stuck_s(self) -> float:
+        """For how long nothing has moved that should move all the time."""
+        moved_at = min(self.progress_at, self._fetcher.polled_at) if self.ready else self.progress_at
+        return time.monotonic() - moved_at
+
+    @property
     def waiting_for(self) -> str:
         """Why it is not ready, in words."""
         if self._stopping.is_set():
             return "stopping"
+        if not self._connected:
+            return "Kafka does not answer yet"
         if self._membership is None:
             return "the group has assigned no partitions yet"
         missing = sorted(self._membership.partitions - set(self._partitions))
         return f"restoring partitions {', '.join(map(str, missing))}"
 
     async def _turn(self) -> None:
-        if self._failure is not None:
-            raise self._failure
+        failure = self._failure or self._opener.failure
+        if failure is not None:
+            raise failure
+        received: list[Records] = []
         with suppress(TimeoutError):
-            records = await asyncio.wait_for(self._inbox.get(), TICK_S)
-            self._take(records)
+            received.append(await asyncio.wait_for(self._inbox.get(), TICK_S))
         while not self._inbox.empty():
-            self._take(self._inbox.get_nowait())
+            received.append(self._inbox.get_nowait())
         async with self._stepping:
             try:
+                for records in received:
+                    self._take(records)
                 await self._adopt_opened()
                 await self._step()
                 self.progress_at = time.monotonic()
@@ -170,26 +209,30 @@ class Worker:
         for tp, found in records.items():
             partition = self._partitions.get(tp.partition)
             if partition is not None and partition.epoch == records.epochs[tp.partition]:
-                partition.receive(tp.topic, found, now_ms)
+                partition.receive(tp.topic, found, records.before[tp], now_ms)
 
     # -- deciding and committing --------------------------------------------------------------------------------------
 
     async def _step(self) -> None:
-        decided = self._decide()
+        membership = self._membership
+        decided = [] if membership is None else await self._decide()
         self._fetcher.paused = frozenset(tp for each in self._partitions.values() for tp in each.full())
-        if not decided:
+        if membership is None or not decided:
             await self._settle()
             return
         self._on_step("computed")
         await self._settle()
         # The next batch is decided while this one commits, on top of its uncommitted writes.
-        self._in_flight = asyncio.create_task(self._commit(decided))
+        self._in_flight = asyncio.create_task(self._commit(decided, membership))
 
-    def _decide(self) -> list[Decided]:
-        now_ms = _now_ms()
-        ends = self._fetcher.ends
-        found = [(each, each.decide(ends, now_ms)) for each in self._partitions.values()]
-        return [Decided(partition, result) for partition, result in found if result is not None]
+    async def _decide(self) -> list[Decided]:
+        decided: list[Decided] = []
+        for partition in self._partitions.values():
+            result = partition.decide(self._fetcher.ends, _now_ms())
+            if result is not None:
+                decided.append(Decided(partition, result))
+                await asyncio.sleep(0)  # the transaction under way has waited for the loop
+        return decided
 
     async def _settle(self) -> None:
         """Wait for the transaction that is under way. Raises what it failed with."""
@@ -198,10 +241,7 @@ class Worker:
             await task
             self._trouble.over()
 
-    async def _commit(self, decided: list[Decided]) -> None:
-        membership = self._membership
-        if membership is None:
-            raise Fenced("the group took the partitions back")
+    async def _commit(self, decided: list[Decided], membership: Membership) -> None:
         records = [record for each in decided for record in self._outgoing(each)]
         offsets = {tp: offset for each in decided for tp, offset in _offsets(each).items()}
         began = time.monotonic()
@@ -223,30 +263,35 @@ class Worker:
             each.partition.engine.commit()
         self._on_step("written")
         for each in decided:
-            self._metrics.count(each.partition.number, each.result, self._settings)
+            self._metrics.count(each.partition.number, each.result)
 
     def _outgoing(self, decided: Decided) -> list[Outgoing]:
-        checkpoint = Checkpoint(decided.result.marker, self._producer.transactional_id, self._opener.fingerprint)
+        checkpoint = Checkpoint(
+            decided.result.marker,
+            self._producer.transactional_id,
+            self._opener.fingerprint,
+            decided.partition.lineage,
+        )
         add_checkpoint(decided.result.writes, checkpoint)
         return outgoing(decided.result, decided.partition.number, checkpoint, self._settings)
 
     # -- opening, and opening again -----------------------------------------------------------------------------------
 
-    def _start_openings(self) -> None:
+    def _start_openings(self, membership: Membership) -> None:
         """Open every assigned partition anew; nothing fetched or decided before counts."""
-        assert self._membership is not None
         self._drop_fetched()
-        for number in sorted(self._membership.partitions):
+        for number in sorted(membership.partitions):
             self._epoch += 1
             held = self._partitions.pop(number, None)
-            self._openings[number] = asyncio.create_task(self._opener.open(number, self._epoch, held))
+            task = asyncio.create_task(self._opener.open(number, self._epoch, held))
+            self._openings[number] = Opening(task, held)
 
     async def _adopt_opened(self) -> None:
         """Begin to fetch for partitions whose opening is done. Raises what an opening failed with."""
-        for number, task in list(self._openings.items()):
-            if task.done():
+        for number, opening in list(self._openings.items()):
+            if opening.task.done():
                 del self._openings[number]
-                partition = task.result()
+                partition = opening.task.result()
                 self._partitions[number] = partition
                 await self._fetcher.open_partition(number, partition.epoch, partition.positions())
         self._metrics.ready.set(self.ready)
@@ -262,7 +307,7 @@ class Worker:
         await self._pause(self._trouble.pause_s)
         await self._reopen_producer()
         if self._membership is not None:
-            self._start_openings()
+            self._start_openings(self._membership)
 
     async def _reopen_producer(self) -> None:
         while not self._stopping.is_set():
@@ -283,18 +328,20 @@ class Worker:
             self._inbox.get_nowait()
 
     async def _cancel_openings(self) -> None:
+        """On return each partition is held again, or its store is closed."""
         openings, self._openings = self._openings, {}
-        for task in openings.values():
-            task.cancel()
-        for number, done in zip(
-            openings, await asyncio.gather(*openings.values(), return_exceptions=True), strict=True
-        ):
-            if isinstance(done, Partition):
-                self._partitions[number] = done
+        for opening in openings.values():
+            opening.task.cancel()
+        ended = await asyncio.gather(*(opening.task for opening in openings.values()), return_exceptions=True)
+        for (number, opening), end in zip(openings.items(), ended, strict=True):
+            if isinstance(end, Partition):
+                self._partitions[number] = end
+            elif opening.held is not None:
+                opening.held.store.close()  # an opening that was cancelled before its first step has not
 
     async def _close(self) -> None:
         self._fetcher.close_partitions()
-        with suppress(*TRANSIENT):
+        with suppress(*TRANSIENT):  # what was not committed is decided again by the partition's next owner
             await self._settle()
         await self._cancel_openings()
         for partition in self._partitions.values():

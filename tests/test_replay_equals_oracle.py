@@ -38,7 +38,8 @@ def engine_outcome(
     decode = line_decoder()
     with path.open("rb") as stream:
         batches = list(read_batches(stream))
-    records = [decode(line, number - 1) for batch in batches for line, number in zip(batch.lines, batch.numbers, strict=True)]
+    numbered = [each for batch in batches for each in zip(batch.lines, batch.numbers, strict=True)]
+    records = [decode(line, number - 1) for line, number in numbered]
     changes: list[Any] = []
     rejected: list[tuple[int, str]] = []
     while records:

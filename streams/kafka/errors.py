@@ -55,8 +55,8 @@ class RecordTooLarge(StreamsError):
     def __init__(self, topic: str, size_bytes: int, limit_bytes: int | None) -> None:
         limit = "the broker takes" if limit_bytes is None else f"the limit of {limit_bytes:,} bytes"
         super().__init__(
-            f"topic {topic}: a batch of {size_bytes:,} bytes is more than {limit}. Raise message.max.bytes of the "
-            "broker, or max.message.bytes of the topic, which overrides it."
+            f"topic {topic}: a batch of {size_bytes:,} bytes is more than {limit}. Raise max.message.bytes of the "
+            "topic, or message.max.bytes of the broker, and --message-max-bytes of the worker with it."
         )
         self.topic = topic
         self.size_bytes = size_bytes

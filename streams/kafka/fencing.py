@@ -339,6 +339,7 @@ class TransactionalProducer(AIOKafkaProducer):  # type: ignore[misc]  # aiokafka
 
     def _forget_transaction(self) -> None:
         # An error nobody asked for would be logged when it is collected.
-        waiter = self._txn_manager.wait_for_transaction_end()
-        if waiter is not None and waiter.done() and not waiter.cancelled():
-            waiter.exception()
+        waiters = [batch._drain_waiter for queue in self._message_accumulator._batches.values() for batch in queue]
+        for waiter in [self._txn_manager.wait_for_transaction_end(), *waiters]:
+            if waiter is not None and waiter.done() and not waiter.cancelled():
+                waiter.exception()

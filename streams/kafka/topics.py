@@ -255,7 +255,7 @@ async def _configs(admin: AIOKafkaAdminClient, names: Iterable[str]) -> dict[str
     try:
         answers = await admin.describe_configs(resources)
     except kafka.IncompatibleBrokerVersion:
-        # Every Kafka since 0.11 offers the request; librdkafka's mock cluster does not, and its topics have no settings.
+        # Every Kafka since 0.11 offers the request; librdkafka's mock cluster does not: its topics have no settings.
         return {}
     return {
         name: {entry[0]: entry[1] for entry in entries}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -141,7 +142,7 @@ def test_any_split_into_batches_says_the_same_changes(
 ) -> None:
     events = as_events(stream)
     bounds = [0, *sorted(cuts), len(events)]
-    batches = [events[start:end] for start, end in zip(bounds, bounds[1:], strict=False)]
+    batches = [events[start:end] for start, end in pairwise(bounds)]
     whole = PartitionEngine(MemoryStore(), definitions())
     split = PartitionEngine(
         MemoryStore(), definitions(), most_deadlines=most_deadlines, most_changes=3, cached_customers=1

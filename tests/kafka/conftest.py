@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from time import monotonic
-from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -20,7 +19,7 @@ from streams.kafka.fencing import Membership, TransactionalProducer
 from streams.kafka.security import Connection
 from streams.kafka.topics import TopicSpec, ensure_topics
 from streams.kafka.transactions import FencedProducer, ProducerOptions
-from tests.kafka.workers import NewStage, Stage
+from tests.kafka.workers import NewStage, stages_on
 
 PATIENCE_S = 30.0
 
@@ -44,7 +43,7 @@ def connection(broker: Broker) -> Connection:
     return Connection(broker.bootstrap_servers)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def unique() -> Callable[[str], str]:
     """A name that no other test of any run uses."""
     return lambda stem: f"{stem}-{os.getpid()}-{next(_numbers)}"
@@ -66,20 +65,8 @@ def new_topic(connection: Connection, unique: Callable[[str], str]) -> NewTopic:
 
 @pytest.fixture
 def new_stage(broker: Broker, tmp_path: Path, unique: Callable[[str], str]) -> Iterator[NewStage]:
-    """Makes stages for workers, with their topics; their processes end with the test."""
-    stages: list[Stage] = []
-
-    def make(**options: Any) -> Stage:
-        name = unique("stage")
-        folder = tmp_path / name
-        folder.mkdir()
-        stages.append(Stage(broker.bootstrap_servers, folder, name, **options))
-        stages[-1].create_topics()
-        return stages[-1]
-
-    yield make
-    for stage in stages:
-        stage.close()
+    with stages_on(broker.bootstrap_servers, tmp_path, unique) as make:
+        yield make
 
 
 NewProducer = Callable[..., Awaitable[FencedProducer]]

@@ -85,7 +85,7 @@ class Stream:
             changed = engine.differences(self.wanted, self.versions)
             if not changed or not engine.can_begin():
                 return bool(changed)
-            engine.begin(self.position, changed, {TOPIC: self.applied})
+            engine.begin_redefinition(self.position, changed, {TOPIC: self.applied})
             self.backfill = None
         elif engine.redefinition.stage == "scan":
             engine.scan(0, self.chance.randint(1, 4))

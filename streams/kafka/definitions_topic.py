@@ -1,0 +1,207 @@
+"""The definitions topic as a DefinitionsLog: reads what is committed, writes in transactions that exclude each other.
+
+All writers of one application have the same transactional id, so Kafka lets only the one write that began last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import errors as kafka
+
+from streams.definitions_log import LogReader, LogRecord, TurnLost, WritingTurn
+from streams.kafka.errors import CommitUnknown, NotPermitted, RecordTooLarge, Refused, Unreachable
+from streams.kafka.fencing import TransactionalProducer
+from streams.kafka.metadata import missing_partition, partitions_of
+from streams.kafka.security import Connection
+from streams.kafka.transactions import AUTHORIZATION_ERRORS, FENCING_ERRORS, LARGEST_BATCH_BYTES, SIZE_ERRORS
+
+POLL_MS = 1_000
+MOST_RECORDS = 500  # of one read, so that those who apply them do not hold up the event loop
+FETCH_WAIT_MS = 100  # who asks for the end waits for the fetch that is under way
+REQUEST_TIMEOUT_MS = 15_000
+TRANSACTION_TIMEOUT_MS = 20_000
+ABORT_TIMEOUT_MS = 2_000
+RETRY_BACKOFF_MS = 20
+
+
+class KafkaDefinitionsLog:
+    """Partition 0 of the topic, which has no other. `app_id` is the application whose writers exclude each other.
+
+    `check_crcs` is to be False on librdkafka's mock cluster, whose transaction markers have wrong checksums.
+    """
+
+    def __init__(
+        self,
+        topic: str,
+        connection: Connection,
+        app_id: str,
+        *,
+        message_max_bytes: int = LARGEST_BATCH_BYTES,
+        check_crcs: bool = True,
+    ) -> None:
+        self.place = TopicPartition(topic, 0)
+        self._topic = topic
+        self._connection = connection
+        self._transactional_id = f"{app_id}-{topic}-writer"
+        self._message_max_bytes = message_max_bytes
+        self._check_crcs = check_crcs
+
+    @asynccontextmanager
+    async def reader(self, position: int) -> AsyncIterator[LogReader]:
+        consumer = AIOKafkaConsumer(
+            **self._connection.arguments(),
+            isolation_level="read_committed",
+            auto_offset_reset="none",
+            enable_auto_commit=False,
+            request_timeout_ms=REQUEST_TIMEOUT_MS,
+            retry_backoff_ms=RETRY_BACKOFF_MS,
+            fetch_max_wait_ms=FETCH_WAIT_MS,
+            check_crcs=self._check_crcs,
+        )
+        try:
+            with self.explained("reading"):
+                await consumer.start()
+                await self._require_partition(consumer._client)
+                start = (await consumer.beginning_offsets([self.place]))[self.place]
+                consumer.assign([self.place])
+                # Compaction leaves the log's start where it is; somebody else may not.
+                consumer.seek(self.place, max(start, position))
+            yield _Reader(self, consumer, max(start, position))
+        finally:
+            await consumer.stop()
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[WritingTurn]:
+        producer = TransactionalProducer(
+            transactional_id=self._transactional_id,
+            transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
+            request_timeout_ms=REQUEST_TIMEOUT_MS,
+            retry_backoff_ms=RETRY_BACKOFF_MS,
+            max_batch_size=self._message_max_bytes,
+            **self._connection.arguments(),
+        )
+        try:
+            with self.explained("beginning to write", producer):
+                async with asyncio.timeout(REQUEST_TIMEOUT_MS / 1000):
+                    await producer.start()
+                    await self._require_partition(producer.client)
+            yield _Turn(self, producer)
+        finally:
+            await producer.abandon()
+
+    async def _require_partition(self, client: Any) -> None:
+        known = await partitions_of(client, self._topic, 0)
+        fault = missing_partition(self._topic, 0, known)
+        if fault is not None:
+            raise Refused(fault)
+
+    @contextmanager
+    def explained(self, what: str, producer: TransactionalProducer | None = None) -> Iterator[None]:
+        try:
+            yield
+        except (kafka.KafkaError, kafka.IllegalOperation, TimeoutError) as error:
+            raise self._explanation(what, error if producer is None else producer.root_of(error)) from error
+
+    def _explanation(self, what: str, error: BaseException) -> Exception:
+        if isinstance(error, FENCING_ERRORS):
+            return TurnLost(f"{what} {self._topic}: another writer has begun")
+        if isinstance(error, kafka.OffsetOutOfRangeError):
+            return Refused(
+                f"{self._topic}: the log no longer holds what was read last; the topic was probably deleted and "
+                "created anew. Start again to read it from its beginning."
+            )
+        if isinstance(error, AUTHORIZATION_ERRORS):
+            return NotPermitted(
+                f"{what} {self._topic}: {type(error).__name__}: the Kafka user lacks an ACL; grant it with "
+                f"`kafka-acls.sh --add --allow-principal User:NAME --operation Read --operation Write --operation "
+                f"Describe --topic {self._topic} --transactional-id {self._transactional_id}`"
+            )
+        return Unreachable(self._connection.bootstrap_servers, f"{what} {self._topic} ({error!r})", REQUEST_TIMEOUT_MS)
+
+    def require_size(self, size: int) -> None:
+        if size > self._message_max_bytes:
+            raise RecordTooLarge(self._topic, size, self._message_max_bytes)
+
+
+class _Reader:
+    def __init__(self, log: KafkaDefinitionsLog, consumer: AIOKafkaConsumer, position: int) -> None:
+        self.position = position
+        self._log = log
+        self._consumer = consumer
+
+    async def read(self) -> list[LogRecord]:
+        with self._log.explained("reading"):
+            got = await self._consumer.getmany(timeout_ms=POLL_MS, max_records=MOST_RECORDS)
+            self.position = await self._consumer.position(self._log.place)
+        return [LogRecord(each.offset, each.timestamp, each.key, each.value) for each in got.get(self._log.place, ())]
+
+    async def end(self) -> int:
+        with self._log.explained("asking for the end of"):
+            ends = await self._consumer.end_offsets([self._log.place])
+        return int(ends[self._log.place])
+
+
+class _Turn:
+    def __init__(self, log: KafkaDefinitionsLog, producer: TransactionalProducer) -> None:
+        self._log = log
+        self._producer = producer
+
+    async def append(self, records: Sequence[tuple[bytes, bytes | None]]) -> list[int]:
+        batches = self._batches(records)
+        try:
+            with self._log.explained("writing", self._producer):
+                async with asyncio.timeout(REQUEST_TIMEOUT_MS / 1000):
+                    await self._producer.begin_transaction()
+                    offsets = await self._produce(batches)
+        except BaseException:
+            await self._producer.abort(ABORT_TIMEOUT_MS)
+            raise
+        try:
+            with self._log.explained("writing", self._producer):
+                async with asyncio.timeout(REQUEST_TIMEOUT_MS / 1000):
+                    await self._producer.commit(_ignore)
+        except Unreachable as error:
+            raise CommitUnknown(f"{error} Whether it is written shows once it is read.") from error
+        return offsets
+
+    def _batches(self, records: Sequence[tuple[bytes, bytes | None]]) -> list[Any]:
+        batches = [self._producer.create_batch()]
+        for key, value in records:
+            if batches[-1].append(key=key, value=value, timestamp=None) is None:
+                batches.append(self._producer.create_batch())
+                batches[-1].append(key=key, value=value, timestamp=None)
+        for batch in batches:
+            self._log.require_size(batch.size())  # a batch takes its first record whatever its size
+        return batches
+
+    async def _produce(self, batches: Sequence[Any]) -> list[int]:
+        place = self._log.place
+        sent = []
+        for batch in batches:
+            sent.append(await self._producer.send_batch(batch, place.topic, partition=place.partition))
+            sent[-1].add_done_callback(_note_error)
+        # Every one of them: aiokafka would commit even if one had failed.
+        results = await asyncio.gather(*sent, return_exceptions=True)
+        offsets: list[int] = []
+        for batch, result in zip(batches, results, strict=True):
+            if isinstance(result, SIZE_ERRORS):
+                raise RecordTooLarge(place.topic, batch.size(), None) from result
+            if isinstance(result, BaseException):
+                raise result
+            offsets += range(result.offset, result.offset + batch.record_count())
+        return offsets
+
+
+def _ignore() -> None:
+    """Nobody waits for the moment in which the commit is sent."""
+
+
+def _note_error(future: asyncio.Future[Any]) -> None:
+    # Else an error would be logged as never retrieved when another one came first.
+    if not future.cancelled():
+        future.exception()

@@ -1,0 +1,314 @@
+"""Segment definitions over HTTP, to be mounted on the worker's web server.
+
+`GET /api/segments`, `GET|PUT|DELETE /api/segments/{id}`. The ETag of a segment is its version; PUT and DELETE honour
+If-Match. Whoever writes shows the bearer token of the setting `api_token`. Without one writing is for programs on this
+machine: not through a proxy, and not from a page of another origin in somebody's browser. Errors are problem details
+(RFC 9457), with all faults of a document.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from ipaddress import IPv6Address, ip_address
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+import structlog
+from aiohttp import hdrs, web
+
+from conditions.definition_history import DefinitionHistory, encode_document
+from conditions.definition_plans import (
+    DefinitionRefused,
+    DuplicateName,
+    Outcome,
+    StaleVersion,
+    UnknownSegment,
+    version_in_force,
+)
+from conditions.documents import DocumentError, DocumentErrors, SegmentDocument, parse_segment
+from conditions.json_values import JsonFault, load_json
+from conditions.wording import describe, shorten
+from streams.definitions import DefinitionsFollower, DefinitionsWriter
+from streams.kafka.errors import RecordTooLarge, StreamsError
+from streams.segments_commands import change_value, definition_in_force, summary
+from streams.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+BODY_TIMEOUT_S = 30.0
+RETRY_AFTER_S = 5
+LOCAL_NAMES = {"localhost", "127.0.0.1", "::1"}
+FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Via")
+ETAGS = re.compile(r'\s*(?:(W/)?"([^"]*)")\s*(?:,|$)')
+
+Status = Callable[[str], dict[str, Any]]
+Handler = Callable[[web.Request], Awaitable[web.Response]]
+
+
+def routes(
+    follower: DefinitionsFollower,
+    writer: DefinitionsWriter,
+    settings: Settings,
+    status: Status | None = None,
+) -> list[web.RouteDef]:
+    """What answers about segments. `status` says how a segment in force stands: size, progress of a backfill."""
+    api = _SegmentsApi(follower, writer, settings, status)
+    one = "/api/segments/{id}"
+    return [
+        web.get("/api/segments", _explained(api.list)),
+        web.get(one, _explained(api.show)),
+        web.put(one, _explained(api.put)),
+        web.delete(one, _explained(api.delete)),
+    ]
+
+
+class _SegmentsApi:
+    def __init__(
+        self, follower: DefinitionsFollower, writer: DefinitionsWriter, settings: Settings, status: Status | None
+    ) -> None:
+        self._follower = follower
+        self._writer = writer
+        self._status = status
+        self._guard = WriteGuard(None if settings.api_token is None else settings.api_token.get_secret_value())
+        self._most_bytes = settings.message_max_bytes
+
+    @property
+    def _history(self) -> DefinitionHistory:
+        return self._follower.history
+
+    async def list(self, request: web.Request) -> web.Response:
+        problems = [msgspec.to_builtins(each) for each in self._history.problems]
+        segments = [summary(each) for each in self._history.definitions()]
+        return _json({"segments": segments, "position": self._follower.position, "problems": problems})
+
+    async def show(self, request: web.Request) -> web.Response:
+        definition = definition_in_force(self._history, request.match_info["id"])
+        assert definition.document is not None, "a definition in force has a document"
+        value = {
+            **summary(definition),
+            "document": msgspec.Raw(encode_document(definition.document)),
+            "history": [change_value(each) for each in definition.changes],
+            "status": {} if self._status is None else self._status(definition.id),
+        }
+        return _json(value, version=definition.version)
+
+    async def put(self, request: web.Request) -> web.Response:
+        self._guard.check(request)
+        segment_id = request.match_info["id"]
+        document = _document(segment_id, await self._body(request))
+        expected = await self._expected_version(request, segment_id)
+        [outcome] = await self._writer.apply([document], expected)
+        log.info("segment_written", segment=segment_id, action=outcome.action, version=outcome.version)
+        return _outcome(outcome, status=201 if outcome.action == "new" else 200)
+
+    async def delete(self, request: web.Request) -> web.Response:
+        self._guard.check(request)
+        segment_id = request.match_info["id"]
+        outcome = await self._writer.delete(segment_id, await self._expected_version(request, segment_id))
+        log.info("segment_deleted", segment=segment_id, version=outcome.version)
+        return _outcome(outcome)
+
+    async def _expected_version(self, request: web.Request, segment_id: str) -> int | None:
+        """What the conditional headers ask for; None: nothing. Raises StaleVersion where it cannot be."""
+        if request.headers.get(hdrs.IF_NONE_MATCH, "").strip() == "*":
+            return 0
+        header = request.headers.get(hdrs.IF_MATCH)
+        if header is None:
+            return None
+        await self._follower.catch_up()
+        found = version_in_force(self._history, segment_id)
+        if header.strip() == "*":
+            if not found:
+                raise StaleVersion(segment_id, 1, 0)
+            return found
+        versions = _versions(header)
+        return found if found in versions else versions[0]
+
+    async def _body(self, request: web.Request) -> bytes:
+        if request.content_type != "application/json":
+            raise WriteRefused(415, f"expected a body of type application/json, got {shorten(request.content_type)}")
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT_S):
+                await request.content.readexactly(self._most_bytes + 1)
+        except asyncio.IncompleteReadError as error:
+            return error.partial
+        except TimeoutError:
+            raise WriteRefused(408, f"the body did not arrive within {BODY_TIMEOUT_S:.0f} s") from None
+        raise WriteRefused(413, f"expected a document of at most {self._most_bytes:,} bytes")
+
+
+def _versions(header: str) -> list[int]:
+    """The versions of an If-Match, or one that no segment has where it names none."""
+    if ETAGS.sub("", header):
+        raise WriteRefused(400, f'expected If-Match with a version in quotes, as "3", got {describe(header)}')
+    strong = [tag for weak, tag in ETAGS.findall(header) if not weak]
+    return [int(tag) for tag in strong if re.fullmatch("[1-9][0-9]{0,18}", tag)] or [-1]
+
+
+def _document(segment_id: str, body: bytes) -> SegmentDocument:
+    """The document of the body; it may leave out the id. Raises DocumentErrors and WriteRefused."""
+    try:
+        value, faults = load_json(body.decode())
+    except UnicodeDecodeError:
+        raise WriteRefused(400, "the body is not UTF-8") from None
+    except JsonFault as fault:
+        raise WriteRefused(400, f"the body is no JSON: {fault}", [DocumentError("", str(fault))]) from None
+    if isinstance(value, dict):
+        given = value.setdefault("id", segment_id)
+        if given is not None and str(given) != segment_id:
+            faults.append(
+                DocumentError("id", f'expected "{shorten(segment_id)}", as in the URL, got {describe(given)}')
+            )
+        value["id"] = segment_id
+    try:
+        document = parse_segment(value)
+    except DocumentErrors as error:
+        raise DocumentErrors([*faults, *error.errors], complete=error.complete) from None
+    if faults:
+        raise DocumentErrors(faults)
+    return document
+
+
+# --- who may write ---------------------------------------------------------------------------------------------------
+
+
+class WriteGuard:
+    """Lets those write who know the token; without a token programs on this machine, as far as a request can tell."""
+
+    def __init__(self, token: str | None) -> None:
+        self._token = None if token is None else token.encode()
+
+    def check(self, request: web.Request) -> None:
+        """Raises WriteRefused."""
+        if self._token is not None:
+            self._check_token(request, self._token)
+        elif not _is_loopback(request.remote) or any(name in request.headers for name in FORWARDED):
+            raise WriteRefused(403, "without the setting api_token segments can be changed from this machine only")
+        else:
+            _check_origin(request)
+
+    def _check_token(self, request: web.Request, token: bytes) -> None:
+        scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+        is_right = hmac.compare_digest(given.strip().encode(errors="surrogateescape"), token)
+        if scheme.lower() != "bearer" or not is_right:
+            raise WriteRefused(401, "expected the header Authorization: Bearer with the api_token of this worker")
+
+
+def _check_origin(request: web.Request) -> None:
+    """Refuse what a page of somebody else makes a browser on this machine send, also under a name that leads here."""
+    host = request.headers.get(hdrs.HOST, "")
+    if _host_name(f"//{host}") not in LOCAL_NAMES:
+        raise WriteRefused(403, f"without the setting api_token the host is to be localhost, not {describe(host)}")
+    origin = request.headers.get(hdrs.ORIGIN)
+    is_foreign = origin is not None and urlsplit(origin).netloc.lower() != host.lower()
+    if is_foreign or request.headers.get("Sec-Fetch-Site", "none") not in {"none", "same-origin"}:
+        raise WriteRefused(403, f"requests of another origin are refused: {describe(origin)}")
+
+
+def _host_name(url: str) -> str | None:
+    try:
+        return urlsplit(url).hostname
+    except ValueError:
+        return None
+
+
+def _is_loopback(remote: str | None) -> bool:
+    try:
+        address = ip_address(remote or "")
+    except ValueError:
+        return False
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return (mapped or address).is_loopback
+
+
+# --- answers ---------------------------------------------------------------------------------------------------------
+
+
+class WriteRefused(Exception):
+    def __init__(self, status: int, detail: str, errors: Sequence[DocumentError] = ()) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.errors = errors
+
+
+def _explained(handler: Handler) -> Handler:
+    """The handler, with problem details for what it raises."""
+
+    async def handle(request: web.Request) -> web.Response:
+        try:
+            return await handler(request)
+        except WriteRefused as error:
+            return _problem(error.status, str(error), error.errors)
+        except DocumentErrors as error:
+            more = {} if error.complete else {"complete": False}
+            return _problem(422, "the document is invalid", error.errors, **more)
+        except DefinitionRefused as error:
+            return _refused(error)
+        except RecordTooLarge as error:
+            return _problem(413, str(error))
+        except StreamsError as error:
+            log.warning("segments_unavailable", error=str(error), kind=type(error).__name__)
+            return _problem(503, str(error))
+
+    return handle
+
+
+def _refused(error: DefinitionRefused) -> web.Response:
+    if isinstance(error, DuplicateName):
+        # The one document stands for itself here, not in a list.
+        errors = [each._replace(path=each.path.removeprefix("segments[0].")) for each in error.errors]
+        return _problem(409, "the name is taken", errors)
+    if isinstance(error, StaleVersion):
+        return _problem(412, str(error), version=error.found)
+    return _problem(404 if isinstance(error, UnknownSegment) else 409, str(error))
+
+
+TITLES = {
+    400: "Bad request",
+    401: "Unauthorized",
+    403: "Forbidden",
+    404: "Not found",
+    408: "Request timeout",
+    409: "Conflict",
+    412: "Precondition failed",
+    413: "Content too large",
+    415: "Unsupported media type",
+    422: "Invalid segment document",
+    503: "Kafka cannot be reached",
+}
+HEADERS = {
+    401: {hdrs.WWW_AUTHENTICATE: "Bearer"},
+    408: {hdrs.CONNECTION: "close"},
+    413: {hdrs.CONNECTION: "close"},
+    503: {hdrs.RETRY_AFTER: str(RETRY_AFTER_S)},
+}
+
+
+def _problem(status: int, detail: str, errors: Sequence[DocumentError] = (), **more: Any) -> web.Response:
+    value: dict[str, Any] = {"type": "about:blank", "title": TITLES[status], "status": status, "detail": detail, **more}
+    if errors:
+        value["errors"] = [each._asdict() for each in errors]
+    return web.Response(
+        status=status,
+        body=msgspec.json.encode(value),
+        content_type="application/problem+json",
+        headers=HEADERS.get(status),
+    )
+
+
+def _outcome(outcome: Outcome, status: int = 200) -> web.Response:
+    value = msgspec.to_builtins(outcome)
+    return _json(value, status=status, version=None if outcome.action == "deleted" else outcome.version)
+
+
+def _json(value: Any, *, status: int = 200, version: int | None = None) -> web.Response:
+    headers = {hdrs.CACHE_CONTROL: "no-cache"}
+    if version is not None:
+        headers[hdrs.ETAG] = f'"{version}"'
+    return web.Response(
+        status=status, body=msgspec.json.encode(value), content_type="application/json", headers=headers
+    )

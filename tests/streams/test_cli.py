@@ -1,0 +1,267 @@
+"""The command as its users meet it: exit codes, messages, listings."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+SEGMENTS = """
+segments:
+  - {id: buyers, name: Buyers, conditions: [{kind: transaction, min: 0, within: 30d}]}
+  - {id: sleepers, name: Sleepers, conditions: [{kind: transaction, min: 0, within: 30d, negate: true}]}
+"""
+
+
+def order(number: int, customer: str, time: str) -> dict[str, Any]:
+    event = {"event_id": f"e{number}", "type": "purchase.order", "customer_id": customer, "time": time}
+    return event | {"properties": {"order_id": f"o{number}", "total": 10}}
+
+
+EVENTS = b"".join(
+    orjson.dumps(each) + b"\n"
+    for each in (order(1, "anna", "2024-01-01T00:00:00Z"), order(2, "bert", "2024-02-15T00:00:00Z"))
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "segments.yaml").write_text(SEGMENTS)
+    (tmp_path / "events.ndjson").write_bytes(EVENTS)
+    return tmp_path
+
+
+@pytest.fixture
+def state(folder: Path) -> Path:
+    """What a replay of the events has left."""
+    done = rollcall("replay", "--segments", "segments.yaml", "--events", "events.ndjson", "--state", "st", at=folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "st"
+
+
+def environment(**more: str) -> dict[str, str]:
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("ROLLCALL_")}
+    return {**plain, "COLUMNS": "120", **more}
+
+
+def rollcall(*words: str, at: Path = ROOT, given: str = "", **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "streams.cli", *words],
+        input=given,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=at,
+        env=environment(**more),
+    )
+
+
+def test_no_words_show_the_commands() -> None:
+    done = rollcall()
+    assert done.returncode == 2
+    for command in ("replay", "run", "worker", "validate", "explain", "members", "topics", "config"):
+        assert f"\n  {command} " in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["nonsense"],
+        ["replay"],
+        ["replay", "--nonsense"],
+        ["members", "buyers"],
+        ["topics", "create", "--partitions", "x"],
+    ],
+)
+def test_wrong_words_end_with_2_and_a_hint(words: list[str]) -> None:
+    done = rollcall(*words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--help" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_version_is_printed() -> None:
+    done = rollcall("version")
+    assert (done.returncode, done.stdout.split()[0]) == (0, "rollcall")
+
+
+def test_a_valid_document_is_said_to_be_so(folder: Path) -> None:
+    done = rollcall("validate", "segments.yaml", at=folder)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "segments.yaml: 2 segments, no errors\n", "")
+
+
+def test_all_errors_of_all_documents_are_reported_with_their_paths(folder: Path) -> None:
+    (folder / "wrong.yaml").write_text(
+        "segments:\n"
+        "  - {id: a, name: A, conditions: [{kind: transaction, min: 0, within: 0d}, {kind: emial, action: sent}]}\n"
+        "  - {id: a, name: B, conditions: []}\n"
+    )
+    done = rollcall("validate", "wrong.yaml", "segments.yaml", "missing.yaml", at=folder)
+    assert done.returncode == 2
+    assert done.stdout == "segments.yaml: 2 segments, no errors\n"
+    said = done.stderr.splitlines()
+    for path in ("segments[0].conditions[0].within", "segments[0].conditions[1].kind", "segments[1].conditions"):
+        assert any(line.startswith(f"rollcall: wrong.yaml: {path}: ") for line in said), (path, said)
+    assert "rollcall: missing.yaml: No such file or directory" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--segments", "wrong.yaml", "--events", "events.ndjson"], "wrong.yaml: "),
+        (["--segments", "segments.yaml", "--events", "missing.ndjson"], "missing.ndjson: no such file"),
+        (["--segments", "segments.yaml", "--events", "-", "--until", "tomorrow"], "--until tomorrow: "),
+    ],
+)
+def test_a_replay_of_wrong_input_ends_with_2(folder: Path, words: list[str], complaint: str) -> None:
+    (folder / "wrong.yaml").write_text("segments: 7\n")
+    done = rollcall("replay", *words, at=folder)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"rollcall: {complaint}" in done.stderr
+
+
+def test_members_are_listed_counted_and_given_as_json(state: Path) -> None:
+    members = ["members", "--state", str(state)]
+    assert rollcall(*members, "sleepers").stdout == "anna\n"
+    assert orjson.loads(rollcall(*members, "buyers", "--json").stdout) == ["bert"]
+    assert orjson.loads(rollcall(*members, "--json").stdout) == {"buyers": 1, "sleepers": 1}
+    assert [line.split() for line in rollcall(*members).stdout.splitlines()] == [
+        ["segment", "members", "name"],
+        ["buyers", "1", "Buyers"],
+        ["sleepers", "1", "Sleepers"],
+    ]
+
+
+def test_an_unknown_segment_is_answered_with_those_there_are(state: Path) -> None:
+    for words in (["members", "nobody"], ["explain", "anna", "nobody"]):
+        done = rollcall(*words, "--state", str(state))
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == "rollcall: no segment 'nobody' in this state; it has buyers, sleepers\n"
+
+
+def test_a_customer_is_explained_in_words_and_as_json(state: Path) -> None:
+    words = rollcall("explain", "bert", "--state", str(state))
+    assert words.returncode == 0
+    assert words.stdout.startswith("bert, as of 2024-02-15T00:00:00.000Z\n")
+    assert "in   buyers (Buyers) until 2024-03-16T00:00:00.000Z if nothing arrives\n" in words.stdout
+    assert "out  sleepers (Sleepers)" in words.stdout
+    answer = orjson.loads(rollcall("explain", "anna", "sleepers", "--state", str(state), "--json").stdout)
+    [segment] = answer["segments"]
+    assert (segment["segment_id"], segment["member"]) == ("sleepers", True)
+    assert [condition["holds"] for condition in segment["conditions"]] == [True]
+
+
+def test_an_unknown_customer_ends_with_1(state: Path) -> None:
+    done = rollcall("explain", "nobody", "--state", str(state))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "customer 'nobody' is not known" in done.stderr
+
+
+def test_a_folder_without_state_ends_with_1(tmp_path: Path) -> None:
+    for words in (["members"], ["members", "buyers"], ["explain", "anna"]):
+        done = rollcall(*words, "--state", str(tmp_path / "missing"))
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "missing" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_replay_counts_the_members_at_the_end_when_asked(folder: Path) -> None:
+    words = ["replay", "--segments", "segments.yaml", "--events", "-", "--until", "2024-06-01T00:00:00Z", "--members"]
+    done = rollcall(*words, at=folder, given=EVENTS.decode())
+    assert done.returncode == 0
+    assert all(line.startswith("{") for line in done.stdout.splitlines())
+    assert [line.split() for line in done.stderr.splitlines()[-2:]] == [
+        ["buyers", "0", "Buyers"],
+        ["sleepers", "2", "Sleepers"],
+    ]
+
+
+def test_a_purchase_list_becomes_events_or_is_refused_with_its_lines(folder: Path) -> None:
+    (folder / "list.csv").write_text("who,when,what\nanna,2024-01-01,10.50\nbert,someday,x\n")
+    columns = ["--customer", "who", "--date", "when", "--total", "what"]
+    done = rollcall("convert", "list.csv", *columns, at=folder)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert [line.split(": ")[:2] for line in done.stderr.splitlines()] == [["rollcall", "list.csv"]] * 2
+    (folder / "list.csv").write_text("who,when,what\nanna,2024-01-01,10.50\n")
+    done = rollcall("convert", "list.csv", *columns, "--output", "events", at=folder)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "1 events\n")
+    assert orjson.loads((folder / "events").read_bytes())["properties"]["total"] == 10.5
+
+
+def test_config_shows_the_settings_in_force_with_secrets_masked(tmp_path: Path) -> None:
+    (tmp_path / "rollcall.toml").write_text('app_id = "shop"\nsasl_password = "geheim"\n')
+    done = rollcall("config", at=tmp_path, ROLLCALL_WEB_PORT="7001")
+    assert done.returncode == 0
+    shown = dict(line.split(maxsplit=1) for line in done.stdout.splitlines() if len(line.split()) > 1)
+    assert (shown["app_id"], shown["web_port"], shown["sasl_password"]) == ("shop", "7001", "******")
+    assert "geheim" not in done.stdout
+    as_json = orjson.loads(rollcall("config", "--json", at=tmp_path).stdout)
+    assert (as_json["app_id"], as_json["sasl_password"]) == ("shop", "******")
+
+
+def test_wrong_settings_end_with_2_and_every_one_is_named(tmp_path: Path) -> None:
+    (tmp_path / "rollcall.toml").write_text('colour = "red"\n')
+    done = rollcall("config", at=tmp_path, ROLLCALL_CLOCK="moon")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "colour" in done.stderr
+    assert "variable ROLLCALL_CLOCK" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_worker_without_segments_ends_with_2(tmp_path: Path) -> None:
+    done = rollcall("worker", at=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--segments FILE" in done.stderr
+
+
+def test_topics_cannot_be_made_where_no_broker_is() -> None:
+    done = rollcall("topics", "create", "--bootstrap-servers", "127.0.0.1:1")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "127.0.0.1:1" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_every_setting_is_a_flag_of_the_worker() -> None:
+    shown = rollcall("worker", "--help", COLUMNS="200").stdout
+    names = orjson.loads(rollcall("config", "--json").stdout)
+    assert [name for name in names if f"--{name.replace('_', '-')} " not in shown] == []
+
+
+def test_who_stops_reading_ends_the_command_quietly(state: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "streams.cli", "members", "sleepers", "--state", str(state)],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+    )
+    os.close(writing)
+    _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (128 + signal.SIGPIPE, b"")
+
+
+def test_ctrl_c_ends_a_replay_quietly_with_130(folder: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "streams.cli", "replay", "--segments", "segments.yaml", "--events", "-"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=folder,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(EVENTS)
+    process.stdin.flush()
+    assert process.stdout.readline().startswith(b"{")  # so it is at work, and waits for more
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (128 + signal.SIGINT, b"")

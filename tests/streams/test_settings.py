@@ -1,0 +1,107 @@
+"""Settings: flags over environment over `rollcall.toml` over defaults, and what is said of wrong ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from streams.settings import Settings, SettingsError, load_settings, milliseconds, shown_settings
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder with no `rollcall.toml`, and an environment that names no setting."""
+    monkeypatch.chdir(tmp_path)
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"ROLLCALL_{name.upper()}", raising=False)
+
+
+def complaints(flags: dict[str, str]) -> list[str]:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(flags)
+    return str(caught.value).splitlines()
+
+
+def test_flags_come_before_environment_before_file_before_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings().app_id == "rollcall"
+    Path("rollcall.toml").write_text('app_id = "of-the-file"\nclock = "event"\nweb_port = 7000\n')
+    assert load_settings().app_id == "of-the-file"
+    monkeypatch.setenv("ROLLCALL_APP_ID", "of-the-environment")
+    monkeypatch.setenv("ROLLCALL_WEB_PORT", "7001")
+    assert load_settings().app_id == "of-the-environment"
+    settings = load_settings({"app_id": "of-the-flag", "web_port": None})
+    assert (settings.app_id, settings.web_port, settings.clock) == ("of-the-flag", 7001, "event")
+
+
+def test_topics_are_a_list_between_commas_or_of_toml(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings().topics == ("tracking", "messaging", "purchases", "beacons", "customers")
+    Path("rollcall.toml").write_text('topics = ["a", "b"]\n')
+    assert load_settings().topics == ("a", "b")
+    monkeypatch.setenv("ROLLCALL_TOPICS", "c, d,")
+    assert load_settings().topics == ("c", "d")
+    assert load_settings({"topics": "e"}).topics == ("e",)
+
+
+def test_an_unknown_key_of_the_file_is_an_error() -> None:
+    Path("rollcall.toml").write_text('app_idd = "x"\n')
+    [complaint] = complaints({})
+    assert "app_idd" in complaint
+    assert "rollcall.toml" in complaint
+
+
+def test_a_file_that_is_no_toml_is_named() -> None:
+    Path("rollcall.toml").write_text("app_id = \n")
+    [complaint] = complaints({})
+    assert complaint.startswith("rollcall.toml: ")
+    assert "line 1" in complaint
+
+
+def test_every_wrong_setting_is_reported_at_once_with_where_it_can_be_set() -> None:
+    first, second = complaints({"clock": "moon", "web_port": "70000"})
+    assert first.startswith("clock (flag --clock, variable ROLLCALL_CLOCK, key in rollcall.toml): ")
+    assert "'wall' or 'event'" in first
+    assert second.startswith("web_port (flag --web-port, ")
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        ({"topics": "a,b,a"}, "topics: each topic once"),
+        ({"topics": "a,segment-changes"}, "topics: segment-changes cannot be read and written"),
+        ({"topics": " , "}, "topics (flag --topics"),
+        ({"app_id": "no spaces"}, "app_id (flag --app-id"),
+        ({"idle_grace": "soon"}, "idle_grace (flag --idle-grace"),
+        ({"changes_topic": ""}, "changes_topic (flag --changes-topic"),
+        ({"security_protocol": "SASL_SSL"}, "SASL needs sasl_mechanism, sasl_username and sasl_password"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(flags: dict[str, str], complaint: str) -> None:
+    [said] = complaints(flags)
+    assert complaint in said
+
+
+def test_an_empty_memberships_topic_turns_it_off() -> None:
+    assert load_settings({"memberships_topic": ""}).memberships_topic == ""
+
+
+@pytest.mark.parametrize(("text", "expected"), [("250ms", 250), ("2s", 2_000), ("3m", 180_000), ("1h", 3_600_000)])
+def test_durations_have_a_unit(text: str, expected: int) -> None:
+    assert milliseconds(text) == expected
+    assert load_settings({"idle_grace": text}).idle_grace_ms == expected
+
+
+def test_secrets_are_shown_masked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROLLCALL_SASL_PASSWORD", "geheim")
+    settings = load_settings()
+    shown = shown_settings(settings)
+    assert shown["sasl_password"] == "******"
+    assert "geheim" not in repr(settings) + str(shown)
+    assert settings.sasl_password is not None
+    assert settings.sasl_password.get_secret_value() == "geheim"
+    assert list(shown) == list(Settings.model_fields)
+
+
+def test_what_is_not_set_is_shown_empty_and_lists_between_commas() -> None:
+    shown = shown_settings(load_settings({"topics": "a,b"}))
+    assert (shown["topics"], shown["sasl_password"], shown["segments"]) == ("a,b", "", "")
