@@ -31,7 +31,9 @@ FOREVER = 1 << 62
 ABOVE_HASHES = 1 << 64
 INLINE_ENTRIES = 32  # a summary that may hold more is written by itself, so which one changed matters
 
-Entries = list[int]  # event time and hash of the event's id, in turn: flat, as it is read and written so often
+# Event time and hash of the event's id, in turn, oldest first. A short summary is a tuple, which lies in one piece of
+# memory: with many customers, fetching that memory is what costs. A summary that may be long is a list.
+Entries = tuple[int, ...] | list[int]
 AmountEntry = tuple[int, int, int]  # event time, hash of the event's id, amount in micros
 Register = tuple[int, Any, list[int]]  # event time, value, hashes of the events that wrote at that time
 
@@ -236,42 +238,64 @@ class CountFeature:
         time_ms = event.time_ms
         if time_ms <= clock_ms - self.widest_ms or not self.since_ms <= time_ms < self.until_ms:
             return False
-        key = self.key
-        entries = summaries.counts.get(key)
-        rank = 1
-        if entries is None:
-            summaries.counts[key] = entries = [time_ms, id_hash]
-        elif time_ms > entries[-2]:
-            if self.keep == 1:
-                self._renew(summaries, entries, time_ms, id_hash, clock_ms, flipped)
-                return True
-            entries.append(time_ms)
-            entries.append(id_hash)
+        entries = summaries.counts.get(self.key, ())
+        if not entries or time_ms > entries[-2]:
+            self._raise_newest(summaries, entries, time_ms, clock_ms, flipped)
+            self._append(summaries, entries, time_ms, id_hash)
+            return True
+        return self._insert(summaries, list(entries), time_ms, id_hash, clock_ms, flipped)
+
+    def _append(self, summaries: Summaries, entries: Entries, time_ms: int, id_hash: int) -> None:
+        keep = self.keep
+        if keep == 1:
+            summaries.counts[self.key] = (time_ms, id_hash)
+        elif keep <= INLINE_ENTRIES:
+            summaries.counts[self.key] = (*entries[2 - 2 * keep :], time_ms, id_hash)
         else:
-            rank = insert_newest(entries, time_ms, id_hash, self.keep)
-            if not rank:
-                return False
-        self._raise_levels(summaries, entries, rank, clock_ms, flipped)
-        if len(entries) > 2 * self.keep:
-            del entries[:2]
-        if self.keep > INLINE_ENTRIES:
-            summaries.touched.add(key)
+            held = summaries.counts[self.key] = entries if type(entries) is list else list(entries)
+            held += (time_ms, id_hash)
+            if len(held) > 2 * keep:
+                del held[:2]
+            summaries.touched.add(self.key)
+
+    def _insert(
+        self, summaries: Summaries, held: list[int], time_ms: int, id_hash: int, clock_ms: int, flipped: list[Atom]
+    ) -> bool:
+        """An event that comes late; False where it was there, or is older than what is kept."""
+        rank = insert_newest(held, time_ms, id_hash, self.keep)
+        if not rank:
+            return False
+        self._raise_levels(summaries, held, rank, clock_ms, flipped)
+        if len(held) > 2 * self.keep:
+            del held[:2]
+        self._replace(summaries, held)
         return True
 
-    def _renew(
-        self, summaries: Summaries, entries: Entries, time_ms: int, id_hash: int, clock_ms: int, flipped: list[Atom]
+    def _replace(self, summaries: Summaries, held: list[int]) -> None:
+        if self.keep > INLINE_ENTRIES:
+            summaries.counts[self.key] = held
+            summaries.touched.add(self.key)
+        else:
+            summaries.counts[self.key] = tuple(held)
+
+    def _raise_newest(
+        self, summaries: Summaries, entries: Entries, time_ms: int, clock_ms: int, flipped: list[Atom]
     ) -> None:
-        """Put a newer entry in the place of the only one that is kept."""
-        before_ms = entries[0]
-        entries[0] = time_ms
-        entries[1] = id_hash
-        level = self.levels[0]
-        if clock_ms - before_ms >= level.shortest_ms:
-            level.rise(summaries, before_ms, time_ms, clock_ms, flipped)
+        """What an entry turns true that is newer than all of `entries`."""
+        size = len(entries)
+        for level in self.levels:
+            newest = level.newest
+            if newest > size + 2:
+                break
+            before_ms = entries[-newest] if newest <= size else -FOREVER
+            # where all were true before, the deadline of that stands
+            if clock_ms - before_ms >= level.shortest_ms:
+                level.rise(summaries, before_ms, time_ms if newest == 2 else entries[2 - newest], clock_ms, flipped)
 
     def _raise_levels(
-        self, summaries: Summaries, entries: Entries, rank: int, clock_ms: int, flipped: list[Atom]
+        self, summaries: Summaries, entries: list[int], rank: int, clock_ms: int, flipped: list[Atom]
     ) -> None:
+        """What the entry of that rank, counted from the newest, turns true; `entries` hold it already."""
         size = len(entries)
         for level in self.levels:
             newest = level.newest
@@ -280,7 +304,6 @@ class CountFeature:
             if level.nth < rank:
                 continue
             before_ms = entries[-newest - 2] if newest < size else -FOREVER
-            # where all were true before, the deadline of that stands
             if clock_ms - before_ms >= level.shortest_ms:
                 level.rise(summaries, before_ms, entries[-newest], clock_ms, flipped)
 
@@ -306,14 +329,14 @@ class CountFeature:
 
     def _prune(self, summaries: Summaries, entries: Entries, oldest_ms: int) -> None:
         kept = next((at for at in range(0, len(entries), 2) if entries[at] > oldest_ms), len(entries))
-        del entries[:kept]
-        if self.keep > INLINE_ENTRIES:
-            summaries.touched.add(self.key)
-        if not entries:
+        if kept == len(entries):
             del summaries.counts[self.key]
+            summaries.touched.add(self.key)
+        else:
+            self._replace(summaries, list(entries[kept:]))
 
 
-def insert_newest(entries: Entries, time_ms: int, id_hash: int, keep: int) -> int:
+def insert_newest(entries: list[int], time_ms: int, id_hash: int, keep: int) -> int:
     """Insert into the sorted entries and answer the rank from the newest, 1 first; 0: it was there, or is too old."""
     at = len(entries)
     while at and (entries[at - 2], entries[at - 1]) > (time_ms, id_hash):

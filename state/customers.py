@@ -24,7 +24,7 @@ class Record(msgspec.Struct, array_like=True):
 
     last_effective_ms: int
     differing: list[int]
-    counts: dict[int, Entries]
+    counts: dict[int, tuple[int, ...]]
     sums: dict[int, list[AmountEntry]]
     registers: dict[int, Register]
     spilled: list[int]
@@ -34,7 +34,7 @@ class Record(msgspec.Struct, array_like=True):
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Record).decode
-_decode_counts = msgspec.msgpack.Decoder(Entries).decode
+_decode_counts = msgspec.msgpack.Decoder(list[int]).decode
 _decode_sums = msgspec.msgpack.Decoder(list[AmountEntry]).decode
 
 
@@ -93,7 +93,7 @@ def decode_customer(customer_id: str, record: bytes) -> Customer:
     customer.deadline_ms = customer.stored_deadline_ms = record_deadline_ms(record)
     customer.last_effective_ms = fields.last_effective_ms
     customer.differing = set(fields.differing)
-    customer.counts = fields.counts
+    customer.counts.update(fields.counts)
     customer.sums = fields.sums
     customer.registers = fields.registers
     customer.spilled = frozenset(fields.spilled)

@@ -34,7 +34,7 @@ def counted(stream: list[tuple[int, int, int]], keep: int) -> list[int]:
     summaries = Summaries()
     for time_ms, id_hash, _ in stream:
         feature.fold(summaries, event(time_ms), id_hash, CLOCK_MS, [])
-    return summaries.counts.get(feature.key, [])
+    return list(summaries.counts.get(feature.key, ()))
 
 
 def summed(stream: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:

@@ -387,6 +387,7 @@ class Stage:
             {
                 "bootstrap.servers": self.bootstrap_servers,
                 "linger.ms": 5,
+                "log_level": 0,
                 "queue.buffering.max.messages": 2_000_000,
                 "queue.buffering.max.kbytes": 1_000_000,
                 **options,
@@ -417,18 +418,26 @@ class Stage:
     # -- what is known of it
 
     def committed(self) -> dict[tuple[str, int], int]:
-        """The group's offsets."""
+        """The group's offsets, as far as the broker tells them now."""
         options = {"bootstrap.servers": self.bootstrap_servers, "group.id": self.app_id, "enable.auto.commit": False}
         with closing(Consumer(options)) as consumer:
             places = [TopicPartition(*place) for place in self.ends]
-            return {(each.topic, each.partition): each.offset for each in consumer.committed(places, timeout=30)}
+            try:
+                found = consumer.committed(places, timeout=30)
+            except KafkaException:  # a broker that has just started knows no coordinator yet
+                return {}
+            return {(each.topic, each.partition): each.offset for each in found}
 
     def wait_applied(self, patience_s: float = PATIENCE_S) -> None:
         """Until everything sent so far is applied and committed."""
 
         def behind() -> list[str]:
             found = self.committed()
-            return [f"{place}: {found[place]} of {end}" for place, end in self.ends.items() if found[place] < end]
+            return [
+                f"{place}: {found.get(place)} of {end}"
+                for place, end in self.ends.items()
+                if found.get(place, -1) < end
+            ]
 
         deadline = monotonic() + patience_s
         pause = threading.Event()
