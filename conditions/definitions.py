@@ -129,9 +129,9 @@ class Segment:
 class Definitions:
     """Segments, and all that an event needs to find the ones it concerns.
 
-    A segment is first *prepared*: its features are folded from then on, but nobody asks it. *Installing* it lets it decide,
-    in the place of the one with its id; *removing* it, or releasing one that was prepared in vain, gives up the features
-    that nobody else needs. The cost of each does not depend on how many segments there are.
+    A segment is first *prepared*: its features are folded from then on, but nobody asks it. *Installing* it lets it
+    decide, in the place of the one with its id; *removing* it, or releasing one that was prepared in vain, gives up the
+    features that nobody else needs. The cost of each does not depend on how many segments there are.
     """
 
     def __init__(self) -> None:
@@ -148,7 +148,7 @@ class Definitions:
         self._predicates: dict[str, Predicate] = {}
         self.forgotten: set[int] = set()  # keys of features given up; whoever keeps account of them empties it
 
-    # -- what conditions ask for while they are compiled, see `conditions.kinds.Features` ---------------------------------
+    # -- what conditions ask for while they are compiled, see `conditions.kinds.Features` -----------------------------
 
     def count(self, identity: str, predicate: Predicate, window: Window, nth: int) -> Atom:
         """See `conditions.kinds.Features`."""
@@ -184,7 +184,7 @@ class Definitions:
         index = self.indexes.setdefault(predicate.event_type, PredicateIndex())
         index.add(predicate.access, predicate.test, feature)
 
-    # -- segments coming and going ----------------------------------------------------------------------------------------
+    # -- segments coming and going ------------------------------------------------------------------------------------
 
     def prepare(self, document: SegmentDefinition) -> Segment:
         """Compile a checked document and fold its features from now on."""

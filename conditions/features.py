@@ -147,7 +147,7 @@ def sum_since(entries: list[AmountEntry], after_ms: int) -> int:
 
 
 def drop_below(entries: list[AmountEntry], after_ms: int, bound_micros: int) -> int:
-    """The event time of the entry whose expiry takes the sum since `after_ms` below the bound; the sum must reach it."""
+    """The event time of the entry whose expiry takes the sum since `after_ms` below the bound, which it must reach."""
     total = sum_since(entries, after_ms)
     for time_ms, _, amount in entries[bisect_right(entries, (after_ms, ABOVE_HASHES, 0)) :]:
         total -= amount
@@ -321,8 +321,7 @@ class CountFeature:
             flip_ms = entries[-newest] + level.shortest_ms
             if flip_ms <= at_ms:
                 flip_ms = level.fall(entries[-newest], at_ms, flipped)
-            if flip_ms < next_ms:
-                next_ms = flip_ms
+            next_ms = min(next_ms, flip_ms)
         if entries[0] <= at_ms - self.widest_ms:
             self._prune(summaries, entries, at_ms - self.widest_ms)
         return next_ms
@@ -331,7 +330,6 @@ class CountFeature:
         kept = next((at for at in range(0, len(entries), 2) if entries[at] > oldest_ms), len(entries))
         if kept == len(entries):
             del summaries.counts[self.key]
-            summaries.touched.add(self.key)
         else:
             self._replace(summaries, list(entries[kept:]))
 

@@ -277,7 +277,7 @@ class _Ranges(_Table[Found]):
         self._ranges.append((access.low, access.high, reached))
         self._root = None
 
-    def remove(self, access: Range, gone: Gone) -> None:  # noqa: ARG002 - one signature for every table
+    def remove(self, access: Range, gone: Gone) -> None:
         self._ranges = [bounded for bounded in self._ranges if not gone(bounded[2])]
         self._root = None
 

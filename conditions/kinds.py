@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
 import msgspec
 from msgspec import Meta
 
-from conditions.events import Event, Order, PageVisit, Url
+from conditions.events import Event, Order, Url
 from conditions.features import FOREVER, Atom
 from conditions.index import Access, Anything, Exact, Part, Prefix, Range, Slot, Test
 from conditions.money import to_micros
@@ -231,7 +231,7 @@ Address = tuple[str, str]  # host and path
 def url_slots(
     side: str, url_of: Callable[[Event], Url | None], address_of: Callable[[Event], Address | None]
 ) -> dict[str, Slot]:
-    """The slots of one URL of a page visit. Only page.visit events are asked; where there is no URL, nothing is found."""
+    """The slots of one URL of a page visit, the only events that are asked; where there is no URL, nothing is found."""
     whole, page = Part(f"{side}.whole", url_of), Part(f"{side}.address", address_of)
 
     def single(name: str, read: Callable[[Address], Any]) -> Slot:
@@ -241,7 +241,7 @@ def url_slots(
         return Slot(f"{side}.{name}", lambda at: () if at is None else read(at), several=True, part=page)
 
     return {
-        "present": single("present", lambda at: True),
+        "present": single("present", lambda _: True),
         "host": single("host", lambda at: at[0]),
         "path": single("path", lambda at: bare_path(at[1])),
         "host_path": single("host_path", lambda at: (at[0], bare_path(at[1]))),

@@ -7,11 +7,12 @@ of its own, `customer id, 0xFF, feature key`, so that it is written only when it
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-from conditions.features import FOREVER, INLINE_ENTRIES, AmountEntry, Entries, Register, Summaries
+from conditions.features import FOREVER, INLINE_ENTRIES, AmountEntry, Register, Summaries
 
 SPILL_MARK = b"\xff"
 NEVER_MS = FOREVER
@@ -136,20 +137,15 @@ def encode_customer(customer: Customer) -> list[tuple[bytes, bytes | None]]:
     return [(key, customer.deadline_ms.to_bytes(_DEADLINE_BYTES, "big") + _encode(fields))]
 
 
-def _large(customer: Customer) -> dict[int, list[Any]]:
+def _large(customer: Customer) -> dict[int, Sequence[Any]]:
     """The summaries that are written under a key of their own."""
-    large: dict[int, list[Any]] = {}
-    for feature_key, entries in customer.counts.items():
-        if len(entries) > 2 * INLINE_ENTRIES:
-            large[feature_key] = entries
-    for feature_key, amounts in customer.sums.items():
-        if len(amounts) > INLINE_ENTRIES:
-            large[feature_key] = amounts
-    return large
+    counts = {key: entries for key, entries in customer.counts.items() if len(entries) > 2 * INLINE_ENTRIES}
+    sums = {key: amounts for key, amounts in customer.sums.items() if len(amounts) > INLINE_ENTRIES}
+    return {**counts, **sums}
 
 
 def _encode_spilling(
-    customer: Customer, key: bytes, large: dict[int, list[Any]], touched: set[int]
+    customer: Customer, key: bytes, large: dict[int, Sequence[Any]], touched: set[int]
 ) -> list[tuple[bytes, bytes | None]]:
     fields = (
         customer.last_effective_ms,

@@ -180,7 +180,7 @@ def _decoded(due: list[tuple[int, bytes]]) -> list[Due]:
 
 
 class LongBatch:
-    """A batch that takes its records bit by bit, so that few of them are in memory while a busy customer is written once.
+    """A batch that takes its records bit by bit: few of them are in memory, and a busy customer is written once.
 
     Changes come as they are decided; they and the state are only good once the batch is finished and committed.
     """
@@ -370,7 +370,7 @@ class Computation:
 
     # -- events -------------------------------------------------------------------------------------------------------
 
-    def _apply(self, event: Event) -> None:
+    def _apply(self, event: Event) -> None:  # noqa: C901 - the way of every event: a call saved is 2 % of its time
         customer = self.customers[event.customer_id]
         clock_ms = self.clock_ms
         if self._asking is not None:
@@ -443,7 +443,7 @@ class Computation:
         self._known -= 1
         self._dirty[customer.id] = customer
 
-    # -- changed definitions --------------------------------------------------------------------------------------------
+    # -- changed definitions ------------------------------------------------------------------------------------------
 
     def ask_all(self, cursor: bytes, now_ms: int) -> None:
         """Ask the batch's customers about the changed segments, and let what is due of theirs fire."""
@@ -541,7 +541,7 @@ class Computation:
             kind: Literal["entered", "left"] = "entered" if now_in else "left"
             self._emit(customer, segment, kind, effective_ms, valid_until_ms, reason, cause, truths)
 
-    def _emit(
+    def _emit(  # noqa: PLR0913, PLR0917 - all that a change says
         self,
         customer: Customer,
         segment: Segment,

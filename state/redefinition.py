@@ -2,10 +2,10 @@
 
 A redefinition takes a set of changed segments through stages, each step part of a batch's write and transaction:
 
-1. `backfill`: features that the new segments need and that were not kept well enough are folded from the source topics;
-   the old segments stay in force. Left out where everything needed is kept already.
-2. `scan`: the new segments are in force. Each customer is asked anew, when an event or a deadline touches it or when the
-   scan comes to it, as of the instant of activation.
+1. `backfill`: features that the new segments need and that were not kept well enough are folded from the source
+   topics; the old segments stay in force. Left out where everything needed is kept already.
+2. `scan`: the new segments are in force. Each customer is asked anew, when an event or a deadline touches it or when
+   the scan comes to it, as of the instant of activation.
 
 What is written under keys that begin with 0xFF goes to the changelog as well, so another worker goes on from there.
 """
@@ -208,7 +208,7 @@ class History:
 class Erasures:
     """Which of the events that a backfill reads back were erased before live ones took over.
 
-    Two passes over the same records: first `learn` all, then ask `spared` for each; `place` counts the records of a pass.
+    Two passes over the same records: first `learn` all, then ask `spared` of each; `place` counts a pass's records.
     """
 
     def __init__(self) -> None:

@@ -1,6 +1,6 @@
 """`rollcall replay`: a file of events in, membership changes out, through the engine that the worker runs.
 
-The whole file is one partition with the event clock. With a state folder a run can be stopped anywhere and started again
+The whole file is one partition with the event clock. With a state folder a run can be stopped anywhere and started anew
 with the same command: each batch writes its output first and then, in one write to the store, the customers' state,
 how far the input was read and how long the output files are.
 """
@@ -108,7 +108,7 @@ class Replay:
         *,
         output: str | None = None,
         dead_letters: str | None = None,
-        progress: Callable[[Totals], None] = lambda totals: None,
+        progress: Callable[[Totals], None] = lambda _: None,
     ) -> None:
         require_segments(
             store,
@@ -159,7 +159,7 @@ class Replay:
             skip_to(stream, start.input_bytes)
         except ValueError as error:
             raise ReplayError(
-                f"{name} ends before line {start.input_lines}, up to which the state has applied it: is it another file? "
+                f"{name} ends before line {start.input_lines}, up to which the state has applied it: is it another one? "
                 "Use the file of the first run, or an empty --state folder"
             ) from error
         return read_batches(stream, position=start.input_bytes, line_count=start.input_lines, chunk_bytes=CHUNK_BYTES)

@@ -58,7 +58,7 @@ def replayed(purchases: Path, state: Path) -> tuple[list[dict[str, object]], str
 
 
 def closing_members(changes: list[dict[str, object]]) -> dict[str, list[str]]:
-    members = defaultdict(set)
+    members: dict[object, set[object]] = defaultdict(set)
     for change in changes:
         act = members[change["segment_id"]].add if change["type"] == "entered" else members[change["segment_id"]].remove
         act(change["customer_id"])

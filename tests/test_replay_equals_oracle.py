@@ -31,8 +31,10 @@ def engine_outcome(
 ) -> tuple[list[dict[str, Any]], list[tuple[int, str]], dict[str, set[str]]]:
     """Changes, rejected lines and closing members, in batches of random sizes where `chance` is given."""
     definitions = compile_definitions(parse_segments(each.document))
-    limits = {"cached_customers": 2, "most_deadlines": 3, "most_changes": 5} if chance else {}
-    engine = PartitionEngine(store, definitions, **limits)
+    if chance is None:
+        engine = PartitionEngine(store, definitions)
+    else:
+        engine = PartitionEngine(store, definitions, cached_customers=2, most_deadlines=3, most_changes=5)
     path = folder / "events.ndjson"
     path.write_bytes(b"\n".join(each.lines) + b"\n")
     decode = line_decoder()

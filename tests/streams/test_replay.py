@@ -26,7 +26,10 @@ segments:
 OTHER_SEGMENTS = SEGMENTS.replace("90d", "91d")
 DAY_MS = 86_400_000
 START_MS = 1_704_067_200_000  # 2024-01-01T00:00:00Z
-SMALL_BATCHES = "import streams.replay, streams.cli; streams.replay.CHUNK_BYTES = 8192; streams.cli.main()"
+SMALL_BATCHES = (
+    "import state.engine, streams.replay, streams.cli; "
+    "streams.replay.CHUNK_BYTES = 2048; state.engine.MOST_RECORDS = 60; streams.cli.main()"
+)
 WITHIN_S = 60
 
 

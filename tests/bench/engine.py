@@ -1,0 +1,119 @@
+"""The engine by itself: `rollcall replay` on one core, with ten segments and with ten thousand others beside them."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import msgspec
+
+from tests.bench.documents import write_documents
+from tests.bench.events import write_events
+
+EVENTS = 500_000
+OTHERS = (0, 10_000)
+RUNS = 3
+PARTS = ("decode", "match", "fold", "write")
+LIBRARIES = ("msgspec", "orjson", "rocksdict", "xxhash")
+REPLAY = "from streams.cli import main; main()"
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def measure(total: int = EVENTS) -> dict[str, Any]:
+    """Print the figures as they come, and answer them."""
+    report: dict[str, Any] = {"machine": machine(), "events": total, "runs": RUNS, "segments": []}
+    print(" · ".join(f"{name} {value}" for name, value in report["machine"].items()))
+    with tempfile.TemporaryDirectory(prefix="rollcall-bench-") as folder:
+        events = Path(folder) / "events.ndjson"
+        report["bytes_an_event"] = write_events(events, total)
+        print(f"{total:,} events of {report['bytes_an_event']} bytes, median of {RUNS} runs, RocksDB state, one core\n")
+        print(f"{'segments':>10} {'events/s':>10} {'CPU µs/event':>13} {'peak MiB':>9} {'start s':>8}", end="")
+        print("".join(f" {part + ' µs':>10}" for part in PARTS))
+        for others in OTHERS:
+            segments = Path(folder) / f"segments-{others}.json"
+            write_documents(segments, others)
+            figures = measure_segments(segments, events, total)
+            report["segments"].append({"segments": others + 10, **figures})
+            print(_row(others + 10, figures))
+    first, last = report["segments"][0], report["segments"][-1]
+    report["flatness"] = last["cpu_us_an_event"] / first["cpu_us_an_event"]
+    print(
+        f"\nCPU an event with {last['segments']:,} segments to that with {first['segments']}: {report['flatness']:.2f}"
+    )
+    return report
+
+
+def _row(segments: int, figures: dict[str, Any]) -> str:
+    row = f"{segments:>10,} {figures['events_a_second']:>10,.0f} {figures['cpu_us_an_event']:>13.1f}"
+    row += f" {figures['peak_mib']:>9,.0f} {figures['start_seconds']:>8.1f}"
+    return row + "".join(f" {figures['split_us'][part]:>10.1f}" for part in PARTS)
+
+
+def machine() -> dict[str, str]:
+    name = platform.processor() or platform.machine()
+    cpus = Path("/proc/cpuinfo")
+    if cpus.exists():
+        found = re.search(r"^model name\s*:\s*(.+)$", cpus.read_text(), re.MULTILINE)
+        name = found[1] if found else name
+    versions = {library: version(library) for library in LIBRARIES}
+    return {"processor": name, "cores": str(os.cpu_count()), "Python": platform.python_version(), **versions}
+
+
+def measure_segments(segments: Path, events: Path, total: int) -> dict[str, Any]:
+    """Medians of whole runs, then the split of one more."""
+    runs = [_replay(segments, events, total) for _ in range(RUNS)]
+    figures = {name: median(run[name] for run in runs) for name in runs[0]}
+    return {
+        "events_a_second": total / figures["replay_seconds"],
+        "cpu_us_an_event": (figures["cpu_seconds"] - figures["start_seconds"]) / total * 1e6,
+        "peak_mib": figures["peak_mib"],
+        "start_seconds": figures["start_seconds"],
+        "split_us": _split(segments, events),
+    }
+
+
+def _replay(segments: Path, events: Path, total: int) -> dict[str, float]:
+    """One run of the command in a process of its own, as the operating system accounts for it."""
+    with tempfile.TemporaryDirectory(prefix="rollcall-bench-", dir=events.parent) as folder:
+        words = ["replay", "--segments", segments, "--events", events]
+        words += ["--state", f"{folder}/state", "--output", f"{folder}/changes"]
+        began = time.monotonic()
+        process = subprocess.Popen(_pinned([sys.executable, "-c", REPLAY, *words]), cwd=ROOT, stderr=subprocess.PIPE)
+        assert process.stderr is not None
+        said = process.stderr.read().decode()
+        _, status, usage = os.wait4(process.pid, 0)
+        wall_seconds = time.monotonic() - began
+        process.returncode = os.waitstatus_to_exitcode(status)
+    found = re.search(r"\(([0-9,]+) events/s\)", said)
+    if process.returncode or found is None:
+        raise RuntimeError(f"replay failed: {said}")
+    replay_seconds = total / int(found[1].replace(",", ""))
+    return {
+        "replay_seconds": replay_seconds,
+        "start_seconds": wall_seconds - replay_seconds,  # the interpreter, reading and compiling documents
+        "cpu_seconds": usage.ru_utime + usage.ru_stime,
+        "peak_mib": usage.ru_maxrss / (1 << (10 if sys.platform == "linux" else 20)),
+    }
+
+
+def _pinned(words: list[Any]) -> list[str]:
+    """On one core, where the system can be told so."""
+    pin = ["taskset", "-c", str(min(os.sched_getaffinity(0)))] if sys.platform == "linux" else []
+    return [*pin, *map(str, words)]
+
+
+def _split(segments: Path, events: Path) -> dict[str, float]:
+    with tempfile.TemporaryDirectory(prefix="rollcall-bench-", dir=events.parent) as folder:
+        words = [sys.executable, "-m", "tests.bench.split", str(segments), str(events), folder]
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, check=True)
+    answer: dict[str, float] = msgspec.json.decode(done.stdout)
+    return answer

@@ -1,0 +1,78 @@
+"""Seeded events of skewed customers: visits, mails, orders, screens and places, about 245 bytes each."""
+
+from __future__ import annotations
+
+import random
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+CUSTOMERS = 20_000
+SPAN_MS = 60 * 86_400_000
+START_MS = 1_760_000_000_000
+
+
+def events(total: int, seed: int = 1) -> Iterator[dict[str, Any]]:
+    """In order of time, spread over sixty days; the busiest hundredth of the customers makes a sixth of them."""
+    chance = random.Random(seed)
+    for number in range(total):
+        time_ms = START_MS + int((number + chance.random()) * SPAN_MS / total)
+        customer = f"c{int(CUSTOMERS * chance.random() ** 2.5)}"
+        kind, properties = _body(chance)
+        yield {
+            "event_id": str(uuid.UUID(int=chance.getrandbits(128), version=4)),
+            "type": kind,
+            "customer_id": customer,
+            "time": _rfc_3339(time_ms),
+            "properties": properties,
+        }
+
+
+def write_events(path: Path, total: int) -> int:
+    """Write them as JSON lines, and answer how many bytes an event has on average."""
+    with path.open("wb") as file:
+        for event in events(total):
+            file.write(orjson.dumps(event) + b"\n")
+        return file.tell() // total
+
+
+def _rfc_3339(time_ms: int) -> str:
+    seconds, ms = divmod(time_ms, 1000)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{ms:03}Z"
+
+
+def _body(chance: random.Random) -> tuple[str, dict[str, Any]]:
+    dice = chance.random()
+    session = f"{chance.getrandbits(48):012x}"
+    if dice < 0.70:
+        url = f"https://d{chance.randrange(5)}.example/p{chance.randrange(200)}"
+        if chance.random() < 0.3:
+            url += f"?utm_source=s{chance.randrange(9)}&q={chance.randrange(1000)}"
+        return "page.visit", {"url": url, "referrer": "https://search.example/", "session": session}
+    if dice < 0.80:
+        message = {"campaign_id": f"k{chance.randrange(50)}", "message_id": f"{chance.getrandbits(64):016x}"}
+        return chance.choice(("email.opened", "email.clicked")), message | {"client": "webmail"}
+    if dice < 0.90:
+        return "purchase.order", _order(chance)
+    if dice < 0.95:
+        return "app.screen", {"screen": f"scr{chance.randrange(30)}", "app_version": "5.2.1", "session": session}
+    place = f"loc{chance.randrange(20)}"
+    return "location.visit", {"location_id": place, "source": "beacon", "accuracy_m": chance.randrange(50)}
+
+
+def _order(chance: random.Random) -> dict[str, Any]:
+    items: list[dict[str, Any]] = [
+        {
+            "product_id": f"pr{chance.randrange(500)}",
+            "category": f"cat{chance.randrange(20)}",
+            "price": round(chance.uniform(1, 200), 2),
+            "quantity": chance.randint(1, 3),
+        }
+        for _ in range(chance.randint(1, 3))
+    ]
+    total = round(sum(item["price"] * item["quantity"] for item in items), 2)
+    return {"order_id": f"{chance.getrandbits(48):012x}", "items": items, "total": total}
