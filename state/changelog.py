@@ -1,7 +1,7 @@
 """A partition's state as changelog records, and the way back.
 
-Every customer record goes to the changelog under its own key. One more record, the checkpoint, is written with each
-batch: the partition's marker, who wrote it, and which definitions it was computed with. Deadlines are not written: they
+Every customer record goes to the changelog under its own key, and so do the named values whose key begins with 0xFF,
+which no customer's does. One more record, the checkpoint, is written with each batch: the partition's marker, who wrote it, and which definitions it was computed with. Deadlines are not written: they
 stand in the customers' records.
 """
 
@@ -15,7 +15,8 @@ from state.customers import NEVER_MS, is_spill, record_deadline_ms
 from state.engine import MARKER_KEY, Marker
 from state.store import Store, WriteSet
 
-CHECKPOINT_KEY = b"\xffcheckpoint"  # 0xFF never begins a customer's key
+SHARED_MARK = b"\xff"
+CHECKPOINT_KEY = b"\xffcheckpoint"
 POSITION_KEY = b"changelog"
 LOCAL_CHECKPOINT_KEY = b"checkpoint"
 SCAN_BATCH = 10_000
@@ -42,7 +43,8 @@ class Position(msgspec.Struct):
 
 def changelog_records(writes: WriteSet, checkpoint: Checkpoint) -> list[KeyValue]:
     """The records that a batch adds to the changelog, the checkpoint last."""
-    return [*writes.customers, (CHECKPOINT_KEY, msgspec.msgpack.encode(checkpoint))]
+    shared = [(key, value) for key, value in writes.meta if key[:1] == SHARED_MARK]
+    return [*writes.customers, *shared, (CHECKPOINT_KEY, msgspec.msgpack.encode(checkpoint))]
 
 
 def add_position(writes: WriteSet, position: Position) -> None:
@@ -82,7 +84,8 @@ class Restorer:
         newest = {key: value for key, value in records if key is not None}
         self.records += len(newest)
         checkpoint = newest.pop(CHECKPOINT_KEY, None)
-        writes = WriteSet(customers=list(newest.items()))
+        shared = [(key, newest.pop(key)) for key in tuple(newest) if key[:1] == SHARED_MARK]
+        writes = WriteSet(customers=list(newest.items()), meta=shared)
         if not self._from_nothing:
             self._move_deadlines(newest, writes)
         if checkpoint is not None:

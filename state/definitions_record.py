@@ -10,16 +10,19 @@ from collections.abc import Sequence
 import xxhash
 
 from conditions.documents import SegmentDocument, encode_segment, fingerprint, membership_fingerprint
-from conditions.json_values import decode_segments
+from conditions.json_values import decode_segment, decode_segments
+from state.redefinition import SEGMENT_MARK
 from state.store import StateError, Store, WriteSet
 
 SEGMENTS_KEY = b"segments"
 
 
 def read_segments(store: Store) -> list[SegmentDocument] | None:
-    """The documents this state was made with; None for a new one."""
+    """The documents this state was made with, or those that a live engine has in force; None for a new state."""
     found = store.get_meta(SEGMENTS_KEY)
-    return None if found is None else decode_segments(found)
+    if found is not None:
+        return decode_segments(found)
+    return [decode_segment(value) for _, value in store.scan_meta(SEGMENT_MARK)] or None
 
 
 def remember_segments(store: Store, segments: Sequence[SegmentDocument]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import islice
 from typing import Any
 
@@ -55,13 +55,15 @@ class LiveEngine(PartitionEngine):
 
     # -- asking for a change ------------------------------------------------------------------------------------------
 
-    def differences(self, wanted: Mapping[str, SegmentDocument], deleted: Mapping[str, int]) -> list[ChangedSegment]:
-        """What must change for the wanted segments to be in force; `deleted` are versions of ids that are gone."""
+    def differences(
+        self, wanted: Mapping[str, SegmentDocument], version_of: Callable[[str], int]
+    ) -> list[ChangedSegment]:
+        """What must change for the wanted segments to be in force; `version_of` one that is gone is its last."""
         changed = []
         for segment_id in sorted(wanted.keys() | self.documents.keys()):
             before, after = self.documents.get(segment_id), wanted.get(segment_id)
             if before != after:
-                version = after.version if after is not None else deleted.get(segment_id, 1)
+                version = after.version if after is not None else version_of(segment_id)
                 changed.append(ChangedSegment(segment_id, _encoded(before), _encoded(after), version))
         return changed
 

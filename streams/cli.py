@@ -360,10 +360,9 @@ def worker(settings: Settings) -> None:
     from streams.logs import configure_logs
     from streams.service import serve
 
-    if settings.segments is None:
-        raise CommandError("no segments: name a file with --segments FILE", WRONG_USE)
     configure_logs(settings)
-    asyncio.run(serve(settings, _segments(settings.segments)))
+    fixed = None if settings.segments is None else _segments(settings.segments)
+    asyncio.run(serve(settings, fixed))
 
 
 @app.command()
@@ -379,7 +378,7 @@ def changes(
     import asyncio
 
     from connectors.changes import change_lines
-    from streams.service import connection_of
+    from streams.connections import connection_of
     from streams.subscribe import Subscription, read_changes
 
     if members and not settings.memberships_topic:
@@ -418,8 +417,9 @@ def topics_create(
     """Make the topics that are missing; may be called again."""
     import asyncio
 
+    from streams.connections import connection_of
     from streams.kafka.topics import ensure_topics
-    from streams.service import connection_of, topic_specs
+    from streams.service import topic_specs
 
     report = asyncio.run(ensure_topics(topic_specs(settings, partitions, replication_factor), connection_of(settings)))
     for name in report.created:
@@ -549,7 +549,8 @@ def segments_apply(
     as_json: JsonOption = False,
 ) -> None:
     """Create and change segments: all of the file's, or none. Segments that the file leaves out stay."""
-    from streams.segments_commands import apply_segments, definitions_log
+    from streams.live_definitions import definitions_log
+    from streams.segments_commands import apply_segments
 
     documents = _segments(file)
     if expect_version is not None and len(documents) > 1:
@@ -561,7 +562,8 @@ def segments_apply(
 @with_settings
 def segments_list(settings: Settings, as_json: JsonOption = False) -> None:
     """List all segments with version and name."""
-    from streams.segments_commands import definitions_log, list_segments
+    from streams.live_definitions import definitions_log
+    from streams.segments_commands import list_segments
 
     _tell(list_segments(definitions_log(settings)), as_json)
 
@@ -570,7 +572,8 @@ def segments_list(settings: Settings, as_json: JsonOption = False) -> None:
 @with_settings
 def segments_show(settings: Settings, segment: SegmentArgument, as_json: JsonOption = False) -> None:
     """Print a segment's document, as JSON."""
-    from streams.segments_commands import definitions_log, show_segment
+    from streams.live_definitions import definitions_log
+    from streams.segments_commands import show_segment
 
     _tell(show_segment(definitions_log(settings), segment), as_json)
 
@@ -581,7 +584,8 @@ def segments_delete(
     settings: Settings, segment: SegmentArgument, expect_version: ExpectOption = None, as_json: JsonOption = False
 ) -> None:
     """Delete a segment. Its versions count on if it is created again."""
-    from streams.segments_commands import definitions_log, delete_segment
+    from streams.live_definitions import definitions_log
+    from streams.segments_commands import delete_segment
 
     _tell(delete_segment(definitions_log(settings), segment, expect_version), as_json)
 
@@ -590,7 +594,8 @@ def segments_delete(
 @with_settings
 def segments_history(settings: Settings, segment: SegmentArgument, as_json: JsonOption = False) -> None:
     """Say what changed with each of a segment's last versions, as far as the topic still tells."""
-    from streams.segments_commands import definitions_log, segment_history
+    from streams.live_definitions import definitions_log
+    from streams.segments_commands import segment_history
 
     _tell(segment_history(definitions_log(settings), segment), as_json)
 

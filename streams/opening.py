@@ -14,8 +14,10 @@ from conditions.definitions import Definitions, compile_definitions
 from conditions.documents import SegmentDocument
 from state.changelog import OtherLineage, Restorer, read_checkpoint, read_position
 from state.definitions_record import memberships_fingerprint, remember_segments
+from state.engine import Marker, read_marker
 from state.rocksdb_store import RocksdbStore, block_cache, move_aside
 from state.store import StateError, UnreadableStateError
+from streams.definitions import DefinitionsFollower
 from streams.kafka.changelog import ChangelogBatch, RestoreOptions, restore
 from streams.kafka.errors import ChangelogGone, StreamsError
 from streams.kafka.open_transactions import open_writers
@@ -29,6 +31,7 @@ from streams.settings import Settings
 log = structlog.get_logger(__name__)
 
 # Half of delete.retention.ms, whose default is a day: tombstones that older state has not seen may be compacted away.
+LIVE = "live"  # the fingerprint of definitions that are followed as they change
 OLDEST_STATE_MS = 12 * 3_600_000
 
 FOLDER_STEM = "partition-"
@@ -50,11 +53,13 @@ class Opener:
     def __init__(
         self,
         settings: Settings,
-        segments: Sequence[SegmentDocument],
+        segments: Sequence[SegmentDocument] | None,
         connection: Connection,
         transactional_id: str,
         metrics: Metrics,
+        follower: DefinitionsFollower | None = None,
     ) -> None:
+        """`segments` are fixed for the worker's life; for None the `follower` tells them, as they change."""
         self._settings = settings
         self._segments = segments
         self._connection = connection
@@ -62,8 +67,12 @@ class Opener:
         self._metrics = metrics
         self._topic = changelog_topic(settings)
         self._cache = block_cache(settings.cache_mib << 20)
-        self.definitions: Definitions = compile_definitions(segments)
-        self.fingerprint = memberships_fingerprint(segments)
+        self._follower = follower
+        self.definitions: Definitions | None = None
+        self.fingerprint = LIVE
+        if segments is not None:
+            self.definitions = compile_definitions(segments)
+            self.fingerprint = memberships_fingerprint(segments)
         self._standbys: dict[int, asyncio.Task[None]] = {}
         self.failure: BaseException | None = None  # what ended a standby that should have gone on for ever
 
@@ -78,7 +87,10 @@ class Opener:
         try:
             store = await self._restored(number, store)
             self._require_definitions(number, store)
-            remember_segments(store, self._segments)
+            if self._segments is not None:
+                remember_segments(store, self._segments)
+            elif self._follower is not None:
+                await self._follower.wait_for((read_marker(store) or Marker()).definitions)
         except BaseException:
             store.close()
             raise
@@ -87,7 +99,7 @@ class Opener:
         if held is not None and held.store is store:
             held.reset(epoch, lineage)
             return held
-        return Partition(number, epoch, lineage, store, self.definitions, self._settings)
+        return Partition(number, epoch, lineage, store, self._settings, self._connection, self.definitions)
 
     def folder(self, number: int) -> Path:
         return self._settings.data_dir / f"{FOLDER_STEM}{number}"

@@ -13,9 +13,12 @@ from conditions.definitions import LAST_INSTANT_MS, Definitions
 from conditions.events import Event, Rejected
 from connectors.json_events import RecordDecoder, record_decoder
 from state.engine import BatchResult, PartitionEngine
+from state.live_engine import LiveEngine
 from state.rocksdb_store import RocksdbStore
 from streams.kafka.errors import StreamsError
+from streams.kafka.security import Connection
 from streams.polling import LogEnd
+from streams.redefining import Redefining, WantedDefinitions
 from streams.settings import Settings
 
 MOST_DEADLINES = 1_000  # of a wave, between two batches of live events
@@ -60,26 +63,57 @@ class Partition:
     """A partition that is open: restored, positioned, and decided batch by batch."""
 
     def __init__(
-        self, number: int, epoch: int, lineage: str, store: RocksdbStore, definitions: Definitions, settings: Settings
+        self,
+        number: int,
+        epoch: int,
+        lineage: str,
+        store: RocksdbStore,
+        settings: Settings,
+        connection: Connection,
+        definitions: Definitions | None,
     ) -> None:
         self.number = number
         self.epoch = epoch
         self.lineage = lineage
         self.store = store
-        self.engine = PartitionEngine(
-            store,
-            definitions,
-            strict_order=settings.clock == "event",
-            cached_customers=settings.cache_customers,
-            most_deadlines=MOST_DEADLINES,
-        )
+        self.redefining: Redefining | None = None
+        self.engine = self._engine(definitions, settings, connection)
         self.buffers = {topic: Buffer(topic, number) for topic in settings.topics}
         self._batch_records = settings.batch_records
         self._wall_clock = settings.clock == "wall"
         self._grace_ms = settings.idle_grace_ms
 
+    def _engine(self, definitions: Definitions | None, settings: Settings, connection: Connection) -> PartitionEngine:
+        """An engine for these definitions; for None one that follows the definitions topic."""
+        options: dict[str, Any] = {
+            "strict_order": settings.clock == "event",
+            "cached_customers": settings.cache_customers,
+            "most_deadlines": MOST_DEADLINES,
+        }
+        if definitions is not None:
+            return PartitionEngine(self.store, definitions, **options)
+        engine = LiveEngine(self.store, **options)
+        self.redefining = Redefining(self.number, engine, connection, settings.backfill_share)
+        return engine
+
+    def redefine(self, wanted: WantedDefinitions | None, now_ms: int) -> BatchResult | None:
+        """Decide the next step towards the wanted definitions; None where there is none."""
+        if self.redefining is None or wanted is None:
+            return None
+        applied = self.engine.marker.applied
+        ends = {topic: applied[topic] + 1 for topic in self.buffers if topic in applied}
+        return self.redefining.step(wanted, ends, now_ms)
+
+    def close(self) -> None:
+        """Stop what goes on in the background, and close the store."""
+        if self.redefining is not None:
+            self.redefining.stop()
+        self.store.close()
+
     def reset(self, epoch: int, lineage: str) -> None:
         """Forget what was fetched and decided, and count fetches anew."""
+        if self.redefining is not None:
+            self.redefining.stop()
         self.epoch = epoch
         self.lineage = lineage
         self.engine.discard()

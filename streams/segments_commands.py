@@ -21,9 +21,6 @@ from conditions.documents import SegmentDocument
 from conditions.times import format_time
 from streams.definitions import DefinitionsFollower, DefinitionsWriter
 from streams.definitions_log import DefinitionsLog
-from streams.kafka.definitions_topic import KafkaDefinitionsLog
-from streams.service import connection_of
-from streams.settings import Settings
 
 Result = TypeVar("Result")
 
@@ -39,16 +36,6 @@ class Answer(NamedTuple):
     value: Any
     lines: list[str]
     notes: Sequence[str] = ()  # for people, whatever the form of the answer
-
-
-def definitions_log(settings: Settings) -> KafkaDefinitionsLog:
-    """The log of definitions that these settings name. Raises Refused."""
-    return KafkaDefinitionsLog(
-        settings.definitions_topic,
-        connection_of(settings),
-        settings.app_id,
-        message_max_bytes=settings.message_max_bytes,
-    )
 
 
 def on_log(log: DefinitionsLog, use: Callable[[DefinitionsWriter], Awaitable[Result]]) -> Result:

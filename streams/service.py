@@ -20,11 +20,13 @@ from aiokafka.errors import KafkaError
 from conditions.documents import SegmentDocument
 from state.store import StateError
 from streams.application import attach, build_application
+from streams.connections import connection_of
 from streams.kafka.errors import Refused, Unreachable
 from streams.kafka.keys import find_split_customers
-from streams.kafka.security import Connection, security_settings
+from streams.kafka.security import Connection
 from streams.kafka.topics import Output, Problem, Severity, TopicSpec, check_topics
 from streams.kafka.transactions import FencedProducer, ProducerOptions
+from streams.live_definitions import LiveDefinitions
 from streams.metrics import Metrics
 from streams.opening import Opener
 from streams.outgoing import changelog_topic
@@ -36,23 +38,6 @@ from streams.worker import Trouble, Worker
 log = structlog.get_logger(__name__)
 
 STOP_TIMEOUT_S = 8.0
-
-
-def connection_of(settings: Settings) -> Connection:
-    """How to reach Kafka with these settings. Raises Refused."""
-    password = settings.sasl_password
-    return Connection(
-        settings.bootstrap_servers,
-        security_settings(
-            security_protocol=settings.security_protocol,
-            sasl_mechanism=settings.sasl_mechanism,
-            sasl_username=settings.sasl_username,
-            sasl_password=None if password is None else password.get_secret_value(),
-            ssl_cafile=None if settings.ssl_cafile is None else str(settings.ssl_cafile),
-            ssl_certfile=None if settings.ssl_certfile is None else str(settings.ssl_certfile),
-            ssl_keyfile=None if settings.ssl_keyfile is None else str(settings.ssl_keyfile),
-        ),
-    )
 
 
 def output_topics(settings: Settings) -> list[Output]:
@@ -91,9 +76,12 @@ class DataDir:
 
 
 async def serve(
-    settings: Settings, segments: Sequence[SegmentDocument], on_step: Callable[[str], None] = lambda _: None
+    settings: Settings, segments: Sequence[SegmentDocument] | None, on_step: Callable[[str], None] = lambda _: None
 ) -> None:
-    """Run a worker until SIGTERM or SIGINT. Raises StreamsError and StateError for what trying again cannot mend."""
+    """Run a worker until SIGTERM or SIGINT, with these segments or, for None, with those of the definitions topic.
+
+    Raises StreamsError and StateError for what trying again cannot mend.
+    """
     connection = connection_of(settings)
     tune_garbage_collector()
     metrics = Metrics()
@@ -103,25 +91,31 @@ async def serve(
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        opener = Opener(settings, segments, connection, data_dir.transactional_id, metrics)
+        live = None if segments is not None else LiveDefinitions(settings)
+        follower = None if live is None else live.follower
+        opener = Opener(settings, segments, connection, data_dir.transactional_id, metrics, follower)
         options = ProducerOptions(
             transaction_timeout_ms=settings.transaction_timeout_ms, message_max_bytes=settings.message_max_bytes
         )
         producer = FencedProducer(connection, data_dir.transactional_id, options=options, on_step=on_step)
-        worker = Worker(settings, opener.definitions, producer, opener, metrics, on_step)
-        web = WebServer(settings, worker, metrics)
+        worker = Worker(settings, producer, opener, metrics, on_step, follower)
+        web = WebServer(settings, worker, metrics, live)
         await web.start()
         try:
-            await _until_stopped(settings, connection, worker, stop)
+            await _until_stopped(settings, connection, worker, stop, live)
         finally:
             await web.stop()
+            if live is not None:
+                await live.follower.stop()
     finally:
         data_dir.close()
 
 
-async def _until_stopped(settings: Settings, connection: Connection, worker: Worker, stop: asyncio.Event) -> None:
+async def _until_stopped(
+    settings: Settings, connection: Connection, worker: Worker, stop: asyncio.Event, live: LiveDefinitions | None
+) -> None:
     stopping = asyncio.create_task(stop.wait())
-    working = asyncio.create_task(_work(settings, connection, worker))
+    working = asyncio.create_task(_work(settings, connection, worker, live))
     await asyncio.wait({stopping, working}, return_when=asyncio.FIRST_COMPLETED)
     worker.stop()
     if working.done():
@@ -136,9 +130,11 @@ async def _until_stopped(settings: Settings, connection: Connection, worker: Wor
     log.info("worker_stopped")
 
 
-async def _work(settings: Settings, connection: Connection, worker: Worker) -> None:
+async def _work(settings: Settings, connection: Connection, worker: Worker, live: LiveDefinitions | None) -> None:
     """Everything from the first look at Kafka to the end of the last batch. Returns once the worker is to stop."""
     if not await worker.unless_stopped(_prepare(settings, connection, worker)):
+        return
+    if live is not None and not await worker.unless_stopped(live.start()):
         return
     app = build_application(settings, connection, worker)
     attach(app, settings, connection, worker)
@@ -150,7 +146,11 @@ async def _work(settings: Settings, connection: Connection, worker: Worker) -> N
     log.info("worker_started", app_id=settings.app_id, bootstrap_servers=settings.bootstrap_servers)
     running = asyncio.create_task(worker.run())
     crashed = asyncio.create_task(app.wait_until_stopped())
-    await asyncio.wait({running, crashed}, return_when=asyncio.FIRST_COMPLETED)
+    following = asyncio.create_task(_nothing() if live is None else live.follower.ended())
+    await asyncio.wait({running, crashed, following}, return_when=asyncio.FIRST_COMPLETED)
+    if following.done():
+        following.result()
+    following.cancel()
     unexpected = not running.done()
     worker.stop()
     try:
@@ -161,6 +161,11 @@ async def _work(settings: Settings, connection: Connection, worker: Worker) -> N
     if unexpected:
         reason = f": {app.crash_reason!r}" if app.crash_reason is not None else ", see the log above for the reason"
         raise Refused(f"the consumer of group {settings.app_id} ended by itself{reason}")
+
+
+async def _nothing() -> None:
+    """Never ends."""
+    await asyncio.Event().wait()
 
 
 def _end_the_process_after(seconds: float) -> threading.Timer:

@@ -67,6 +67,9 @@ class Settings(BaseSettings):
     dead_letters_topic: str = Field("rollcall-dead-letters", min_length=1, description="where invalid records go")
     definitions_topic: str = Field("segment-definitions", min_length=1, description="where segment documents live")
     segments: Path | None = Field(None, description="a file of segment documents to start from")
+    backfill_share: float = Field(
+        0.25, gt=0, le=1, description="of a worker's time, what reading back for new segments may take"
+    )
     data_dir: Path = Field(Path("data"), description="local state; one folder a worker")
     clock: Literal["wall", "event"] = Field(
         "wall", description="whether wall time moves the clock too, or only events do"
@@ -95,6 +98,11 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("segments", mode="before")
+    @classmethod
+    def _none_for_empty(cls, value: Any) -> Any:
+        return None if value == "" else value
 
     @model_validator(mode="after")
     def _agree(self) -> Self:

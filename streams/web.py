@@ -9,7 +9,9 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from state.store import StateError
+from streams.live_definitions import LiveDefinitions
 from streams.metrics import Metrics
+from streams.segments_api import routes
 from streams.settings import Settings
 from streams.worker import Worker
 
@@ -21,7 +23,10 @@ STUCK_AFTER_S = 60.0
 class WebServer:
     """Answers an orchestrator and Prometheus."""
 
-    def __init__(self, settings: Settings, worker: Worker, metrics: Metrics) -> None:
+    def __init__(
+        self, settings: Settings, worker: Worker, metrics: Metrics, live: LiveDefinitions | None = None
+    ) -> None:
+        self._live = live
         self._settings = settings
         self._worker = worker
         self._metrics = metrics
@@ -34,6 +39,9 @@ class WebServer:
         app.router.add_get("/livez", self._livez)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/metrics", self._metrics_page)
+        if self._live is not None:
+            api = routes(self._live.follower, self._live.writer, self._settings, self._status)
+            app.router.add_routes(api)
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
         site = web.TCPSite(self._runner, self._settings.web_host, self._settings.web_port)
@@ -50,6 +58,14 @@ class WebServer:
     async def stop(self) -> None:
         if self._runner is not None:
             await self._runner.cleanup()
+
+    def _status(self, segment_id: str) -> dict[str, Any]:
+        """How far this worker's partitions have come with the segment."""
+        assert self._live is not None, "asked only where definitions are followed"
+        wanted = self._live.follower.history.position
+        partitions = {str(number): status for number, status in self._worker.redefinitions().items()}
+        preparing = any(segment_id in status.get("preparing", ()) for status in partitions.values())
+        return {"status": "preparing" if preparing else "active", "wanted": wanted, "partitions": partitions}
 
     async def _livez(self, _: Any) -> web.Response:
         stuck_s = self._worker.stuck_s

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import structlog
 from aiokafka import TopicPartition
 
-from conditions.definitions import Definitions
 from state.changelog import Checkpoint, Position, add_checkpoint, add_position
 from state.engine import BatchResult
 from streams.kafka.errors import CommitFailed, CommitUnknown, Fenced, RestoreStuck, StreamsError, Unreachable
@@ -26,6 +25,7 @@ from streams.opening import Opener
 from streams.outgoing import changelog_topic, outgoing
 from streams.partition import Partition, RecordsMissing
 from streams.polling import Membership, PollingThread, Records
+from streams.redefining import WantedDefinitions
 from streams.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -61,14 +61,14 @@ class Worker:
     def __init__(
         self,
         settings: Settings,
-        definitions: Definitions,
         producer: FencedProducer,
         opener: Opener,
         metrics: Metrics,
         on_step: Callable[[str], None] = lambda _: None,
+        wanted: WantedDefinitions | None = None,
     ) -> None:
         self._settings = settings
-        self._definitions = definitions
+        self._wanted = wanted
         self._producer = producer
         self._opener = opener
         self._metrics = metrics
@@ -120,7 +120,7 @@ class Worker:
             log.info("partitions_assigned", partitions=sorted(membership.partitions), generation=membership.generation)
             try:
                 for number in set(self._partitions) - membership.partitions:
-                    self._partitions.pop(number).store.close()
+                    self._partitions.pop(number).close()
                 await self._opener.follow(membership.standbys)
                 self._start_openings(membership)
             except Exception as error:  # noqa: BLE001 - Faust would swallow it; `run` raises it
@@ -166,6 +166,14 @@ class Worker:
             and self._membership is not None
             and set(self._partitions) == self._membership.partitions
         )
+
+    def redefinitions(self) -> dict[int, dict[str, Any]]:
+        """How far each open partition has come with changed definitions."""
+        return {
+            number: partition.redefining.status
+            for number, partition in sorted(self._partitions.items())
+            if partition.redefining is not None
+        }
 
     @property
     def stuck_s(self) -> float:
@@ -228,9 +236,11 @@ class Worker:
     async def _decide(self) -> list[Decided]:
         decided: list[Decided] = []
         for partition in self._partitions.values():
-            result = partition.decide(self._fetcher.ends, _now_ms())
-            if result is not None:
-                decided.append(Decided(partition, result))
+            live = partition.decide(self._fetcher.ends, _now_ms())
+            step = partition.redefine(self._wanted, _now_ms())
+            results = [result for result in (live, step) if result is not None]
+            if results:
+                decided += [Decided(partition, result) for result in results]
                 await asyncio.sleep(0)  # the transaction under way has waited for the loop
         return decided
 
@@ -243,7 +253,7 @@ class Worker:
 
     async def _commit(self, decided: list[Decided], membership: Membership) -> None:
         records = [record for each in decided for record in self._outgoing(each)]
-        offsets = {tp: offset for each in decided for tp, offset in _offsets(each).items()}
+        offsets = {tp: offset for each in decided for tp, offset in _offsets(each, self._settings.topics).items()}
         began = time.monotonic()
         # 1. to 3. One transaction: records, then offsets under the membership they were fetched under, then the end.
         try:
@@ -256,10 +266,13 @@ class Worker:
         self._metrics.transaction_seconds.observe(time.monotonic() - began)
         # 4. Only what the log holds is written to the local state, so that it is never ahead.
         self._on_step("before_write")
+        # A partition's last batch of the transaction says so: until that is written, restoring begins where it did.
+        last = {each.partition.number: each for each in decided}
         for each in decided:
             number = each.partition.number
-            offset = written[TopicPartition(changelog_topic(self._settings), number)] + 1
-            add_position(each.result.writes, Position(changelog_topic(self._settings), offset, _now_ms()))
+            if last[number] is each:
+                offset = written[TopicPartition(changelog_topic(self._settings), number)] + 1
+                add_position(each.result.writes, Position(changelog_topic(self._settings), offset, _now_ms()))
             each.partition.engine.commit()
         self._on_step("written")
         for each in decided:
@@ -345,7 +358,7 @@ class Worker:
             await self._settle()
         await self._cancel_openings()
         for partition in self._partitions.values():
-            partition.store.close()
+            partition.close()
         self._partitions.clear()
         await self._opener.close()
         await self._producer.stop()
@@ -356,10 +369,10 @@ class Worker:
         return self.thread
 
 
-def _offsets(decided: Decided) -> dict[TopicPartition, int]:
+def _offsets(decided: Decided, topics: Iterable[str]) -> dict[TopicPartition, int]:
     """The next offset of every topic of the partition: without offsets a transaction would not be fenced."""
     applied = decided.result.marker.applied
-    return {TopicPartition(topic, decided.partition.number): offset + 1 for topic, offset in applied.items()}
+    return {TopicPartition(topic, decided.partition.number): applied.get(topic, -1) + 1 for topic in topics}
 
 
 class Trouble:

@@ -82,7 +82,7 @@ class Stream:
         """One step of what is to be done; whether there was any."""
         engine = self.engine
         if engine.redefinition is None:
-            changed = engine.differences(self.wanted, self.versions)
+            changed = engine.differences(self.wanted, self.versions.__getitem__)
             if not changed or not engine.can_begin():
                 return bool(changed)
             engine.begin_redefinition(self.position, changed, {TOPIC: self.applied})
