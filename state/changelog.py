@@ -1,8 +1,8 @@
 """A partition's state as changelog records, and the way back.
 
 Every customer record goes to the changelog under its own key, and so do the named values whose key begins with 0xFF,
-which no customer's does. One more record, the checkpoint, is written with each batch: the partition's marker, who wrote it, and which definitions it was computed with. Deadlines are not written: they
-stand in the customers' records.
+which no customer's does. One more record, the checkpoint, is written with each batch: the partition's marker, who wrote
+it, and which definitions it was computed with. Deadlines are not written: they stand in the customers' records.
 """
 
 from __future__ import annotations

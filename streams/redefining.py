@@ -32,7 +32,7 @@ class WantedDefinitions(Protocol):
 class Redefining:
     """One partition's way to the definitions that are wanted. `step` is called between batches.
 
-    Reading back takes at most `share` of the time: after a batch that took a second it waits (1 - share) / share of one.
+    Reading back takes at most `share` of the time: after a batch of one second it waits (1 - share) / share of one.
     """
 
     def __init__(self, number: int, engine: LiveEngine, connection: Connection, share: float) -> None:

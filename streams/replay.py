@@ -159,7 +159,7 @@ class Replay:
             skip_to(stream, start.input_bytes)
         except ValueError as error:
             raise ReplayError(
-                f"{name} ends before line {start.input_lines}, up to which the state has applied it: is it another one? "
+                f"{name} ends before line {start.input_lines}, up to which the state has applied it: another file? "
                 "Use the file of the first run, or an empty --state folder"
             ) from error
         return read_batches(stream, position=start.input_bytes, line_count=start.input_lines, chunk_bytes=CHUNK_BYTES)

@@ -16,7 +16,7 @@ from tests.kafka.workers import Feed, NewStage, Stage, WorkerProcess, replayed, 
 
 pytestmark = pytest.mark.kafka
 
-FIRST = {
+FIRST: dict[str, dict[str, object]] = {
     "visited": {"kind": "page_visit", "domain": "shop.example", "within": "1h"},
     "not-seen": {"kind": "page_visit", "within": "2h", "negate": True},
     "mailed": {"kind": "email", "action": "opened"},
