@@ -107,8 +107,8 @@ def test_edits_in_a_running_stream_end_in_the_members_of_the_last_definitions(ne
     stage, definitions = live_stage(new_stage)
     feed = Feed(stage.topics, seed=21)
     stage.send(feed.records(1_500))
-    for segment_id, condition in FIRST.items():
-        definitions.put(segment_id, condition)
+    for segment_id, first in FIRST.items():
+        definitions.put(segment_id, first)
     worker = stage.start("worker")
     worker.wait_ready()
     for segment_id, condition in EDITS:
