@@ -35,7 +35,9 @@ class MemoryStore:
 
     def scan(self, prefix: bytes = b"", after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         self._require_open()
-        found = (item for item in self._customers.items() if item[0].startswith(prefix) and item[0] > after)
+        found = (
+            item for item in self._customers.items() if item[0].startswith(prefix) and (item[0] > after or not after)
+        )
         return self._while_open(sorted(found))
 
     def scan_meta(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -216,10 +216,13 @@ def test_wrong_settings_end_with_2_and_every_one_is_named(tmp_path: Path) -> Non
     assert "Traceback" not in done.stderr
 
 
-def test_a_worker_without_segments_ends_with_2(tmp_path: Path) -> None:
-    done = rollcall("worker", at=tmp_path)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "--segments FILE" in done.stderr
+def test_a_worker_with_a_wrong_segments_file_does_not_start(tmp_path: Path) -> None:
+    (tmp_path / "wrong.yaml").write_text("segments: []\n")
+
+    done = rollcall("worker", "--segments", "wrong.yaml", at=tmp_path)
+
+    assert done.returncode == 2
+    assert "segments" in done.stderr
 
 
 def test_topics_cannot_be_made_where_no_broker_is() -> None:

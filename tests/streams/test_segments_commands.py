@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from streams import segments_commands
+from streams import live_definitions
 from streams.cli import main
 from streams.definitions_log import MemoryDefinitionsLog
 from tests.definitions_contract import by_hand, document
@@ -27,7 +27,7 @@ Answer = tuple[int, str, str]
 @pytest.fixture
 def log(monkeypatch: pytest.MonkeyPatch) -> MemoryDefinitionsLog:
     shared = MemoryDefinitionsLog()
-    monkeypatch.setattr(segments_commands, "definitions_log", lambda settings: shared)
+    monkeypatch.setattr(live_definitions, "definitions_log", lambda settings: shared)
     return shared
 
 
