@@ -20,7 +20,12 @@ class Metrics:
         self.events = Counter("rollcall_events", "input records by outcome", ["outcome"], registry=registry)
         self.changes = Counter("rollcall_changes", "membership changes", ["type", "reason"], registry=registry)
         self.rejected = Counter("rollcall_dead_letters", "invalid records by code", ["code"], registry=registry)
-        self.lag = Gauge("rollcall_lag_records", "fetched and not yet applied", ["partition"], registry=registry)
+        self.lag = Gauge(
+            "rollcall_lag_records",
+            "records in the input topics that are not applied yet",
+            ["partition"],
+            registry=registry,
+        )
         self.clock = Gauge(
             "rollcall_clock_seconds", "the partition's clock, seconds since the epoch", ["partition"], registry=registry
         )

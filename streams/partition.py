@@ -137,6 +137,11 @@ class Partition:
             buffer.place: applied[topic] + 1 if topic in applied else None for topic, buffer in self.buffers.items()
         }
 
+    def lag(self, ends: dict[TP, LogEnd]) -> int:
+        """Records in the logs that are not applied yet, as the newest fetch responses tell."""
+        fetched = sum(len(buffer.records) for buffer in self.buffers.values())
+        return fetched + sum(ends[buffer.place].behind for buffer in self.buffers.values() if buffer.place in ends)
+
     def full(self) -> set[TP]:
         """The topics that have enough buffered for now."""
         most = self._batch_records * BUFFERED_BATCHES

@@ -50,6 +50,7 @@ class LogEnd(msgspec.Struct, frozen=True, gc=False):
     delivered: int  # records handed over in this epoch
     reached: bool  # whether they are all that the log has
     asked_ms: int  # wall time at which the request of that response was sent
+    behind: int  # offsets from what was handed over to the log's end
 
 
 class Records(dict[TP, list[Any]]):
@@ -289,8 +290,9 @@ class PollingThread(driver.AIOKafkaConsumerThread):
             if epoch is None or state is None or asked_ms is None or not state.has_valid_position:
                 continue
             reached = state.highwater is not None and state.position >= state.highwater
+            behind = 0 if state.highwater is None else max(0, state.highwater - state.position)
             tp = TP(*place)
-            self.ends[tp] = LogEnd(epoch, self._delivered[tp], reached, asked_ms)
+            self.ends[tp] = LogEnd(epoch, self._delivered[tp], reached, asked_ms, behind)
 
 
 def _position(tp: TP, offset: int, start: int, end: int) -> int:

@@ -79,4 +79,5 @@ class WebServer:
         return web.Response(text="ready\n")
 
     async def _metrics_page(self, _: Any) -> web.Response:
+        self._worker.observe()
         return web.Response(body=generate_latest(self._metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})

@@ -167,6 +167,13 @@ class Worker:
             and set(self._partitions) == self._membership.partitions
         )
 
+    def observe(self) -> None:
+        """Bring those metrics up to date that tell how things stand, and not what was done."""
+        for number, partition in self._partitions.items():
+            marker = partition.engine.marker
+            self._metrics.lag.labels(str(number)).set(partition.lag(self._fetcher.ends))
+            self._metrics.deadlines_late.labels(str(number)).set(partition.engine.is_behind(marker.clock_ms))
+
     def redefinitions(self) -> dict[int, dict[str, Any]]:
         """How far each open partition has come with changed definitions."""
         return {

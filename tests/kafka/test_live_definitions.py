@@ -124,6 +124,9 @@ def test_edits_in_a_running_stream_end_in_the_members_of_the_last_definitions(ne
     stage.send(feed.records(500))
     stage.wait_applied()
     until(lambda: settled(worker, sorted(definitions.wanted)), "the last definitions are in force")
+    until(
+        lambda: 'rollcall_lag_records{partition="0"} 0.0' in worker.get("/metrics")[1], "the lag is told, and nothing"
+    )
     assert worker.stop() == 0, worker.log_tail()
     assert set(stage.memberships()) == closing_members(stage, definitions)
     stage.check_memberships()
