@@ -38,7 +38,6 @@ class BackfillReader:
         self._places = {TopicPartition(topic, number): end for topic, end in ends.items()}
         self._connection = connection
         self.history_from_ms: int | None = None
-        self.total = sum(ends.values())
 
     async def batches(self) -> AsyncIterator[OldEvents]:
         """The events, in batches. Raises aiokafka's errors: begin again then."""
