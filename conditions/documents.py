@@ -511,6 +511,8 @@ def _plain_number(value: Any, path: str, errors: _Errors) -> Any:
         double = float(value)
     except OverflowError:
         double = math.inf
+    except ValueError:  # Decimal's signalling NaN
+        double = math.nan
     if not math.isfinite(double):
         errors.add(path, f"expected a finite number that a double can hold, got {describe(value)}")
     return double if isinstance(value, Decimal) else value

@@ -5,7 +5,7 @@ Every time is an integer of milliseconds since the Unix epoch; money is an integ
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -69,6 +69,13 @@ CUSTOMER_DELETE = "customer.delete"
 CUSTOMER_UPDATE = "customer.update"
 
 
+class Encoded(Protocol):
+    """Properties that nobody has asked for yet."""
+
+    def read(self) -> dict[str, Any]:
+        """Decode them."""
+
+
 class Event(msgspec.Struct, gc=False):
     """One valid event. `payload` is None for `customer.delete` and for custom types."""
 
@@ -78,10 +85,17 @@ class Event(msgspec.Struct, gc=False):
     time_ms: int  # event time: min(the event's own time, record_time_ms)
     record_time_ms: int  # the record's timestamp, which alone moves the partition's clock
     offset: int
-    properties: dict[str, Any]  # as they came, for `event` conditions
+    properties: dict[str, Any] | Encoded  # as they came; see `read_properties`
     payload: Payload = None
     topic: str | None = None
     partition: int = 0
+
+    def read_properties(self) -> dict[str, Any]:
+        """The properties as they came, for `event` conditions; decoded when first asked for."""
+        properties = self.properties
+        if not isinstance(properties, dict):
+            properties = self.properties = properties.read()
+        return properties
 
 
 class Rejected(msgspec.Struct, frozen=True):

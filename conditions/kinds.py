@@ -728,12 +728,12 @@ class EventNameCondition(CountCondition, frozen=True, kw_only=True, tag="event")
 
 
 def event_properties(event: Event) -> Any:
-    return event.properties
+    return event.read_properties()
 
 
 def _all_of(wheres: list[Where]) -> Test:
     tests = [(tuple(where.property.split(".")), where.test()) for where in wheres]
-    return lambda event: all(test(look_up(event.properties, path)) for path, test in tests)
+    return lambda event: all(test(look_up(event.read_properties(), path)) for path, test in tests)
 
 
 class CustomerCondition(Comparison, Condition, frozen=True, kw_only=True, tag="customer"):

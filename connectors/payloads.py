@@ -23,6 +23,9 @@ from conditions.events import (
 from conditions.money import micros_of_float, to_micros
 from conditions.urls import parse_url
 
+MAX_EVENT_ID_CHARACTERS = 128
+MAX_CUSTOMER_ID_CHARACTERS = 256
+
 MAX_ATTRIBUTE_DEPTH = 100
 """How many objects and lists may lie inside each other in one attribute's value."""
 
@@ -71,6 +74,11 @@ def payload_parser(kind: object) -> PayloadParser | None:
         return _parsers[kind]
     except KeyError:
         return _remember_type(kind)
+
+
+def is_message(kind: str) -> bool:
+    """Whether events of this type tell of a message; a channel with no action, `email.`, is a custom type."""
+    return kind.startswith(_CHANNEL_PREFIXES) and kind not in _CHANNEL_PREFIXES
 
 
 def absent_properties(kind: str) -> dict[str, Any]:
@@ -134,8 +142,7 @@ def _remember_type(kind: str) -> PayloadParser | None:
     if _TYPE.fullmatch(kind) is None:
         expected = "expected 1 to 128 letters, digits, _ . -, of which a letter or digit comes first"
         raise FieldError("out_of_range", "type", f"{expected}, got {describe(kind)}")
-    # a channel with no action, "email.", is a custom type like any other
-    parser = _message if kind.startswith(_CHANNEL_PREFIXES) and kind not in _CHANNEL_PREFIXES else None
+    parser = _message if is_message(kind) else None
     if len(_parsers) >= _CACHED_TYPES:
         _parsers.clear()
         _parsers.update(_BUILT_IN)

@@ -15,8 +15,7 @@ import msgspec
 
 from conditions.money import to_micros
 from conditions.times import TimeError, format_time, parse_time
-from connectors.json_events import MAX_CUSTOMER_ID_CHARACTERS
-from connectors.payloads import MONEY_LIMIT_MICROS, shorten
+from connectors.payloads import MAX_CUSTOMER_ID_CHARACTERS, MONEY_LIMIT_MICROS, shorten
 
 REPORTED_PROBLEMS = 20
 

@@ -360,6 +360,7 @@ def test_a_wrong_field_is_not_also_taken_for_a_missing_one(condition: dict[str, 
     ("value", "path", "message"),
     [
         (math.nan, "value", "expected a finite number that a double can hold, got the number nan"),
+        (Decimal("sNaN"), "value", "expected a finite number that a double can hold, got the number sNaN"),
         ([1, -math.inf], "value[1]", "expected a finite number that a double can hold, got the number -inf"),
         ({"a": [10**400]}, "value.a[0]", "expected a finite number that a double can hold, got the number 1000"),
         ("x" * (MAX_TEXT + 1), "value", "expected at most 65,536 characters, got 65,537"),

@@ -61,7 +61,7 @@ def test_a_separated_list_with_all_columns_becomes_orders_with_items(mark: str) 
         Order("o2", 500_000, None, (Item("p1"),)),
         Order(read[2].event_id, 5_000_000, "USD"),
     ]
-    assert [item.get("quantity") for event in read for item in event.properties.get("items", [])] == [2, None]
+    assert [item.get("quantity") for event in read for item in event.read_properties().get("items", [])] == [2, None]
 
 
 def test_totals_are_written_with_all_their_digits() -> None:
@@ -141,7 +141,7 @@ def test_two_rows_of_one_order_are_a_problem() -> None:
 
 def test_a_quantity_is_read_only_with_a_product() -> None:
     text = "customer,date,total,q\na,20260101,1,many\n"
-    assert "items" not in events(text, Columns("customer", "date", "total", quantity="q"))[0].properties
+    assert "items" not in events(text, Columns("customer", "date", "total", quantity="q"))[0].read_properties()
     text = "customer,date,total,q,p\na,20260101,1,many,x\n"
     with pytest.raises(PurchaseListError, match='line 2: column "q": expected a number'):
         events(text, Columns("customer", "date", "total", quantity="q", product="p"))
