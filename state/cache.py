@@ -2,46 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from state.customers import Customer, add_spilled, customer_key, decode_customer, spill_key
 from state.overlay import Overlay
 
 
 class CustomerCache:
-    """Decoded customers, at most `capacity` between batches, the longest unused given up first."""
+    """Decoded customers, at most `capacity` between batches; those that were not used for long are given up.
+
+    Two generations stand for the order of use: who is asked for again moves from the old one to the young one, and when
+    the young one has its share of the capacity it becomes the old one, whose customers are given up. So who is used
+    all the time costs one look-up.
+    """
 
     def __init__(self, overlay: Overlay, capacity: int) -> None:
         self._overlay = overlay
         self._capacity = capacity
-        self._customers: dict[str, Customer] = {}
+        self._young: dict[str, Customer] = {}
+        self._old: dict[str, Customer] = {}
 
-    def prefetch(self, customer_ids: Iterable[str]) -> dict[str, Customer]:
-        """All these customers, read in one multi-get where they are not in memory; unknown ones come as such."""
-        cached = self._customers
-        working: dict[str, Customer] = {}
-        missing: list[str] = []
-        for customer_id in dict.fromkeys(customer_ids):
-            customer = cached.pop(customer_id, None)
-            if customer is None:
-                missing.append(customer_id)
-                customer = Customer(customer_id)
-            working[customer_id] = customer
-        if missing:
-            self._read(missing, working)
-        cached.update(working)  # now the newest in the dict's order, which is the order of use
-        return working
+    def prefetch(self, customer_ids: Sequence[str]) -> list[Customer]:
+        """The customers of these ids, in their order, read in one multi-get where they are not in memory.
+
+        Ids may repeat; unknown ones come as unknown customers.
+        """
+        young = self._young
+        found = list(map(young.get, customer_ids))
+        if None in found:
+            absent = [
+                customer_id for customer_id, customer in zip(customer_ids, found, strict=True) if customer is None
+            ]
+            self._bring(list(dict.fromkeys(absent)))
+            found = [young[customer_id] for customer_id in customer_ids]
+        return found  # type: ignore[return-value]  # every None is gone
 
     def trim(self) -> None:
-        """Give up the longest unused down to the capacity. Called between batches: no customer may be in work."""
-        surplus = len(self._customers) - self._capacity
-        if surplus > 0:
-            for customer_id in list(self._customers)[:surplus]:
-                del self._customers[customer_id]
+        """Give up who was not used for long. Called between batches: no customer may be in work."""
+        if len(self._young) * 2 > self._capacity:
+            self._old, self._young = self._young, {}
+            surplus = len(self._old) - self._capacity
+            for customer_id in list(self._old)[: max(0, surplus)]:
+                del self._old[customer_id]
 
     def clear(self) -> None:
         """Forget all: what is in memory may be ahead of what was committed."""
-        self._customers.clear()
+        self._young.clear()
+        self._old.clear()
+
+    def _bring(self, customer_ids: list[str]) -> None:
+        """Into the young generation, from the old one or from the store."""
+        young, old = self._young, self._old
+        missing: list[str] = []
+        for customer_id in customer_ids:
+            customer = old.pop(customer_id, None)
+            if customer is None:
+                missing.append(customer_id)
+                customer = Customer(customer_id)
+            young[customer_id] = customer
+        if missing:
+            self._read(missing, young)
 
     def _read(self, customer_ids: list[str], working: dict[str, Customer]) -> None:
         wanted: list[tuple[Customer, int]] = []

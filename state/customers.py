@@ -44,16 +44,28 @@ class Customer(Summaries):
 
     `differing` holds the keys of the segments whose membership is not what it is for a customer with nothing known.
     `asked` is the redefinition that it was last asked under, `born` the one during whose backfill it came to be known:
-    what that backfill finds of it belongs to a life that was erased.
+    what that backfill finds of it belongs to a life that was erased. `is_dirty` while a batch in the making will
+    write it.
     """
 
-    __slots__ = ("asked", "born", "differing", "id", "known", "last_effective_ms", "spilled", "stored_deadline_ms")
+    __slots__ = (
+        "asked",
+        "born",
+        "differing",
+        "id",
+        "is_dirty",
+        "known",
+        "last_effective_ms",
+        "spilled",
+        "stored_deadline_ms",
+    )
 
     def __init__(self, customer_id: str) -> None:
         super().__init__()
         self.id = customer_id
         self.stored_deadline_ms = NEVER_MS
         self.spilled: frozenset[int] = frozenset()
+        self.is_dirty = False
         self.forget()
 
     def forget(self) -> None:

@@ -91,9 +91,10 @@ class LiveEngine(PartitionEngine):
         """Fold old events, and remember that the source topics were read up to these offsets."""
         redefinition = self._under_way("backfill")
         assert self._history is not None, "a backfill has features to fill"
-        customers = self._cache.prefetch(each.customer_id for each in records if isinstance(each, Event))
-        computation = self._computation(customers, [], (0, ""))
-        computation.fold_history(records, self._history)
+        events = [each for each in records if isinstance(each, Event)]
+        customers = self._cache.prefetch([each.customer_id for each in events])
+        computation = self._computation([], (0, ""))
+        computation.fold_history(events, customers, self._history)
         result = computation.result(0)
         redefinition.read.update(read)
         write_redefinition(result.writes, redefinition)
@@ -112,10 +113,10 @@ class LiveEngine(PartitionEngine):
         redefinition = self._under_way("scan")
         keys = [key for key, _ in islice(self.store.scan(after=redefinition.cursor), most_customers)]
         limit = (self.marker.clock_ms + 1, "")
-        customers = self._cache.prefetch(key.decode() for key in keys if not is_spill(key))
-        computation = self._computation(customers, [], limit)
+        customers = self._cache.prefetch([key.decode() for key in keys if not is_spill(key)])
+        computation = self._computation([], limit)
         redefinition.cursor = keys[-1] if keys else redefinition.cursor
-        computation.ask_all(redefinition.cursor, now_ms)
+        computation.ask_all(customers, redefinition.cursor, now_ms)
         result = computation.result(0)
         redefinition.scanned += len(customers)
         if len(keys) < most_customers:
@@ -192,7 +193,7 @@ class LiveEngine(PartitionEngine):
         self._prepared = []
 
     def _nothing(self) -> BatchResult:
-        return self._computation({}, [], (0, "")).result(0)
+        return self._computation([], (0, "")).result(0)
 
     def _marker_value(self, result: BatchResult) -> tuple[bytes, bytes]:
         return MARKER_KEY, msgspec.msgpack.encode(result.marker)
