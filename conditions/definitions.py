@@ -138,7 +138,7 @@ class Definitions:
         self.segments: dict[str, Segment] = {}
         self.by_key: dict[int, Segment] = {}
         self.counts: dict[int, CountFeature] = {}
-        self.timed_counts: dict[int, CountFeature] = {}
+        self.first_flips_ms: dict[int, int] = {}  # of the counts that time alone can change, by feature key
         self.sums: dict[int, SumFeature] = {}
         self.registers: dict[str, RegisterFeature] = {}
         self.indexes: dict[str, PredicateIndex[EntryFeature]] = {}
@@ -191,9 +191,15 @@ class Definitions:
         segment = Segment(document, [CompiledCondition(each, each.terms(self)) for each in document.conditions])
         for feature in segment.features():
             self._users[feature.identity] = self._users.get(feature.identity, 0) + 1
-            if isinstance(feature, CountFeature) and feature.is_timed:
-                self.timed_counts[feature.key] = feature
+            if isinstance(feature, CountFeature):
+                self.note_flips(feature)
         return segment
+
+    def note_flips(self, feature: CountFeature) -> None:
+        """Take note of what the feature is asked, or has to keep, from now on."""
+        flip_ms = feature.first_flip_ms
+        if flip_ms is not None:
+            self.first_flips_ms[feature.key] = flip_ms
 
     def install(self, segment: Segment) -> None:
         """Let a prepared segment decide, in the place of the one with its id."""
@@ -235,7 +241,7 @@ class Definitions:
         self.indexes[predicate.event_type].remove(predicate.access, feature)
         if isinstance(feature, CountFeature):
             del self.counts[feature.key]
-            self.timed_counts.pop(feature.key, None)
+            self.first_flips_ms.pop(feature.key, None)
         else:
             del self.sums[feature.key]
 

@@ -53,7 +53,12 @@ class Summaries:
         self.sums: dict[int, list[AmountEntry]] = {}
         self.registers: dict[int, Register] = {}
         self.deadline_ms = FOREVER
-        self.touched: set[int] = set()
+        self.touched: frozenset[int] = frozenset()
+
+    def touch(self, key: int) -> None:
+        """Remember that a summary changed which may be large."""
+        if key not in self.touched:
+            self.touched |= {key}
 
     def plan(self, flip_ms: int) -> None:
         """Look at the customer at this instant, if not before."""
@@ -208,13 +213,19 @@ class CountFeature:
         self.until_ms = until_ms
         self.keep = 0
         self.widest_ms = 0
+        self.shortest_ms = FOREVER
         self.levels: list[Level] = []
-        self.sole_ms = -FOREVER  # the duration, where only one is asked for, and of the newest entry
+        self.sole: CountAtom | None = None  # the atom, where only one is asked for, and of the newest entry
 
     @property
-    def is_timed(self) -> bool:
-        """Whether time alone can turn any of its atoms false."""
-        return any(level.shortest_ms != FOREVER for level in self.levels)
+    def first_flip_ms(self) -> int | None:
+        """After the oldest entry's time, the first at which time alone may turn an atom false; None: it never does.
+
+        Where that is not known without a look at the entries, it is long ago.
+        """
+        if self.shortest_ms == FOREVER:
+            return None
+        return -FOREVER if self.sole is None or self.widest_ms != self.shortest_ms else self.shortest_ms
 
     def atom(self, nth: int, duration_ms: int) -> CountAtom:
         """The one atom for this n and duration; from now on the feature keeps enough to answer it."""
@@ -225,9 +236,10 @@ class CountFeature:
             self.levels.sort(key=lambda each: each.nth)
         self.keep = max(self.keep, nth)
         self.widest_ms = max(self.widest_ms, duration_ms)
+        self.shortest_ms = min(self.shortest_ms, duration_ms)
         atom = level.atom(self, duration_ms)
         is_sole = self.keep == 1 and len(level.durations) == 1
-        self.sole_ms = duration_ms if is_sole else -FOREVER
+        self.sole = atom if is_sole else None
         return atom
 
     def fold(self, summaries: Summaries, event: Event, id_hash: int, clock_ms: int, flipped: list[Atom]) -> bool:
@@ -238,25 +250,27 @@ class CountFeature:
         time_ms = event.time_ms
         if time_ms <= clock_ms - self.widest_ms or not self.since_ms <= time_ms < self.until_ms:
             return False
-        entries = summaries.counts.get(self.key, ())
-        if not entries or time_ms > entries[-2]:
+        counts, key, keep = summaries.counts, self.key, self.keep
+        entries = counts.get(key, ())
+        if entries and time_ms <= entries[-2]:
+            return self._insert(summaries, list(entries), time_ms, id_hash, clock_ms, flipped)
+        # Where all that the feature is asked was true before, it still is, and the deadline of that stands.
+        if len(entries) < 2 * keep or clock_ms - entries[-2 * keep] >= self.shortest_ms:
             self._raise_newest(summaries, entries, time_ms, clock_ms, flipped)
+        if keep == 1:
+            counts[key] = (time_ms, id_hash)
+        elif keep <= INLINE_ENTRIES:
+            counts[key] = (*entries[2 - 2 * keep :], time_ms, id_hash)
+        else:
             self._append(summaries, entries, time_ms, id_hash)
-            return True
-        return self._insert(summaries, list(entries), time_ms, id_hash, clock_ms, flipped)
+        return True
 
     def _append(self, summaries: Summaries, entries: Entries, time_ms: int, id_hash: int) -> None:
-        keep = self.keep
-        if keep == 1:
-            summaries.counts[self.key] = (time_ms, id_hash)
-        elif keep <= INLINE_ENTRIES:
-            summaries.counts[self.key] = (*entries[2 - 2 * keep :], time_ms, id_hash)
-        else:
-            held = summaries.counts[self.key] = entries if type(entries) is list else list(entries)
-            held += (time_ms, id_hash)
-            if len(held) > 2 * keep:
-                del held[:2]
-            summaries.touched.add(self.key)
+        held = summaries.counts[self.key] = entries if type(entries) is list else list(entries)
+        held += (time_ms, id_hash)
+        if len(held) > 2 * self.keep:
+            del held[:2]
+        summaries.touch(self.key)
 
     def _insert(
         self, summaries: Summaries, held: list[int], time_ms: int, id_hash: int, clock_ms: int, flipped: list[Atom]
@@ -274,7 +288,7 @@ class CountFeature:
     def _replace(self, summaries: Summaries, held: list[int]) -> None:
         if self.keep > INLINE_ENTRIES:
             summaries.counts[self.key] = held
-            summaries.touched.add(self.key)
+            summaries.touch(self.key)
         else:
             summaries.counts[self.key] = tuple(held)
 
@@ -314,6 +328,12 @@ class CountFeature:
         """
         next_ms = FOREVER
         size = len(entries)
+        sole = self.sole
+        if sole is not None and entries[-2] + sole.duration_ms <= at_ms and self.widest_ms == sole.duration_ms:
+            if entries[-2] + sole.duration_ms == at_ms:
+                flipped.append(sole)
+            del summaries.counts[self.key]
+            return FOREVER
         for level in self.levels:
             newest = level.newest
             if newest > size:
@@ -397,7 +417,7 @@ class SumFeature:
             return False
         amount = self.amount(event)
         entries.insert(at, (time_ms, id_hash, amount))
-        summaries.touched.add(self.key)
+        summaries.touch(self.key)
         for window in self.windows:
             if time_ms > clock_ms - window.duration_ms:
                 after = sum_since(entries, clock_ms - window.duration_ms)
@@ -423,7 +443,7 @@ class SumFeature:
         expired = bisect_right(entries, (at_ms - self.widest_ms, ABOVE_HASHES, 0))
         if expired:
             del entries[:expired]
-            summaries.touched.add(self.key)
+            summaries.touch(self.key)
             if not entries:
                 del summaries.sums[self.key]
         return next_ms

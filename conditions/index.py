@@ -78,6 +78,7 @@ class PredicateIndex(Generic[Target]):
         self._always: list[Target] = []
         self._parts: dict[str, _Remembered[Target]] = {}
         self._lookups: tuple[Any, ...] = ()  # the same as a tuple of what `match` uses of each
+        self._only: _Remembered[Target] | None = None  # the part, where all that there is is reached through one
         self._tested: list[_Entry[Target]] = []
         self._whole: _Tables[_Entry[Target]] | None = None
 
@@ -93,7 +94,7 @@ class PredicateIndex(Generic[Target]):
         else:
             part = access.slot.part
             self._parts.setdefault(part.name, _Remembered(part)).add(access, target)
-        self._lookups = tuple((each.read, each.known, each.find) for each in self._parts.values())
+        self._look_ahead()
 
     def remove(self, access: Access, target: Target) -> None:
         """Take out what `add` put in with this access for this target."""
@@ -101,13 +102,29 @@ class PredicateIndex(Generic[Target]):
             if target in self._always:
                 self._always = [each for each in self._always if each is not target]
             self._tested = [entry for entry in self._tested if entry[0] is not target]
+            self._look_ahead()
             return
         if self._whole is not None:
             self._whole.remove(access, lambda entry: entry[0] is target)
         if access.slot.part is not None and access.slot.part.name in self._parts:
             self._parts[access.slot.part.name].remove(access, target)
 
+    def _look_ahead(self) -> None:
+        """Lay ready what `match` uses, and forget what it remembers."""
+        parts = tuple(self._parts.values())
+        self._lookups = tuple((each.read, each.known, each.find) for each in parts)
+        only = parts[0] if len(parts) == 1 and self._whole is None and not self._tested else None
+        for each in parts:
+            each.always = self._always if each is only else []
+            each.known.clear()
+        self._only = only
+
     def match(self, subject: Any) -> Sequence[Target]:
+        only = self._only
+        if only is not None:
+            part = only.read(subject)
+            remembered = only.known.get(part)
+            return only.find(part) if remembered is None else remembered
         matched = self._always
         for read, known, find in self._lookups:
             part = read(subject)
@@ -144,6 +161,7 @@ class _Remembered(Generic[Target]):
     def __init__(self, part: Part) -> None:
         self.read = part.read
         self.known: dict[Hashable, list[Target]] = {}
+        self.always: list[Target] = []  # found with every value
         self._tables: _Tables[Target] = _Tables()
 
     def add(self, access: Exact | Prefix | Range, target: Target) -> None:
@@ -155,7 +173,7 @@ class _Remembered(Generic[Target]):
         self.known.clear()
 
     def find(self, part: Hashable) -> list[Target]:
-        found = self._tables.find(part)
+        found = self.always + self._tables.find(part)
         if len(self.known) >= _REMEMBERED:
             self.known.clear()
         self.known[part] = found

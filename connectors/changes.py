@@ -8,10 +8,12 @@ import msgspec
 
 from conditions.changes import Change
 
-encode_change = msgspec.json.Encoder().encode
+_encoder = msgspec.json.Encoder()
+encode_change = _encoder.encode
+_encode_lines = _encoder.encode_lines
 decode_change = msgspec.json.Decoder(Change).decode
 
 
 def change_lines(changes: Sequence[Change]) -> bytes:
     """The changes as JSON lines, each with its line feed."""
-    return b"".join([encode_change(change) + b"\n" for change in changes])
+    return _encode_lines(changes)

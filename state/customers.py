@@ -79,7 +79,7 @@ class Customer(Summaries):
         self.born = 0
         self.last_effective_ms = 0
         self.deadline_ms = NEVER_MS
-        self.touched = set()
+        self.touched = frozenset()
 
 
 def customer_key(customer_id: str) -> bytes:
@@ -128,7 +128,7 @@ def encode_customer(customer: Customer) -> list[tuple[bytes, bytes | None]]:
     key = customer_key(customer.id)
     touched = customer.touched
     if touched:
-        customer.touched = set()
+        customer.touched = frozenset()
     if not customer.known:
         return [(key, None), *((spill_key(key, each), None) for each in customer.spilled)]
     # A summary that may be large is touched whenever it changes.
@@ -157,7 +157,7 @@ def _large(customer: Customer) -> dict[int, Sequence[Any]]:
 
 
 def _encode_spilling(
-    customer: Customer, key: bytes, large: dict[int, Sequence[Any]], touched: set[int]
+    customer: Customer, key: bytes, large: dict[int, Sequence[Any]], touched: frozenset[int]
 ) -> list[tuple[bytes, bytes | None]]:
     fields = (
         customer.last_effective_ms,

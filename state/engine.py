@@ -17,7 +17,7 @@ from xxhash import xxh3_64_intdigest
 from conditions.changes import Cause, Change, Reason, change_id
 from conditions.definitions import LAST_INSTANT_MS, Definitions, Segment
 from conditions.events import CUSTOMER_DELETE, CUSTOMER_UPDATE, CustomerUpdate, Event, Rejected
-from conditions.features import Atom, CountFeature, Entries
+from conditions.features import Atom
 from conditions.times import format_time
 from state.cache import CustomerCache
 from state.customers import NEVER_MS, Customer, customer_key, encode_customer
@@ -345,19 +345,19 @@ class Computation:
         at_ms = customer.deadline_ms
         next_ms = NEVER_MS
         flipped: list[Atom] = []
-        timed = self._definitions.timed_counts
-        late: list[tuple[CountFeature, Entries]] = []
+        counts = self._definitions.counts
+        first_flips_ms = self._definitions.first_flips_ms
+        due: list[int] = []
         for key, entries in customer.counts.items():
-            feature = timed.get(key)
-            if feature is not None:
-                # What most features ask for is known without a call.
-                flip_ms = entries[0] + feature.sole_ms
+            flip_ms = first_flips_ms.get(key)
+            if flip_ms is not None:
+                flip_ms += entries[0]
                 if flip_ms <= at_ms:
-                    late.append((feature, entries))
+                    due.append(key)
                 elif flip_ms < next_ms:
                     next_ms = flip_ms
-        for feature, entries in late:
-            next_ms = min(next_ms, feature.expire(customer, entries, at_ms, flipped))
+        for key in due:
+            next_ms = min(next_ms, counts[key].expire(customer, customer.counts[key], at_ms, flipped))
         if customer.sums:
             sums = self._definitions.sums
             for key, amounts in list(customer.sums.items()):

@@ -214,6 +214,7 @@ def keep_as_covered(store: Store, definitions: Definitions) -> None:
             feature.widest_ms = max(feature.widest_ms, coverage.widest_ms)
             if isinstance(feature, CountFeature):
                 feature.keep = max(feature.keep, coverage.keep)
+                definitions.note_flips(feature)
 
 
 def redefinition_matters(redefinition: Redefinition) -> bool:
