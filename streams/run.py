@@ -10,7 +10,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import threading
@@ -28,7 +27,8 @@ import msgspec
 import deploy
 from conditions.documents import SegmentDocument
 from connectors.purchases import Columns, convert
-from deploy.kafka.broker import free_ports, start_watchdog
+from deploy.child import Child
+from deploy.kafka.broker import free_ports
 from streams.embedded import BrokerKind, embedded_broker, make_topics
 from streams.feeder import Feeder, Survey, survey
 from streams.follower import Follower
@@ -219,24 +219,20 @@ class WorkerProcess:
         self._folder = folder
         self._removes_folder = removes_folder
         self._log = folder / "worker.log"
-        self._process: subprocess.Popen[bytes] | None = None
-        self._watchdog: subprocess.Popen[bytes] | None = None
+        self._process: Child | None = None
         self._stopped = False
 
     def __enter__(self) -> WorkerProcess:
         flags = _flags(self._settings)
         environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
         with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
+            self._process = Child(
                 [sys.executable, "-m", "streams.cli", "worker", *flags],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                cwd=self._folder,  # where no rollcall.toml is
-                env=environment,
-                start_new_session=True,  # a Ctrl-C is for us, and we end it in order
+                output=log,
+                folder=self._folder,  # where no rollcall.toml is
+                environment=environment,
+                removes=self._folder if self._removes_folder else None,
             )
-        self._watchdog = start_watchdog(self._process.pid, self._folder if self._removes_folder else None)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -244,7 +240,7 @@ class WorkerProcess:
 
     @property
     def ended_early(self) -> bool:
-        return not self._stopped and self._process is not None and self._process.poll() is not None
+        return not self._stopped and self._process is not None and self._process.exit_code is not None
 
     def readiness(self) -> str:
         """`ready`, or why not."""
@@ -265,20 +261,9 @@ class WorkerProcess:
     def stop(self, patience_s: float = STOP_WITHIN_S) -> None:
         """End it, in order as far as the patience lasts. May be called twice."""
         self._stopped = True
-        process, watchdog = self._process, self._watchdog
-        self._process = self._watchdog = None
+        process, self._process = self._process, None
         if process is not None:
-            process.terminate()
-            try:
-                process.wait(patience_s)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        if watchdog is not None:
-            watchdog.kill()
-            watchdog.wait()
-            assert watchdog.stdin is not None
-            watchdog.stdin.close()
+            process.end(signal.SIGTERM, patience_s)
 
 
 def _flags(settings: Settings) -> Iterator[str]:
