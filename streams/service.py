@@ -19,7 +19,7 @@ from aiokafka.errors import KafkaError
 
 from conditions.documents import SegmentDocument
 from state.store import StateError
-from streams.application import attach, build_application
+from streams.application import Application, attach, build_application
 from streams.connections import connection_of
 from streams.kafka.errors import Refused, Unreachable
 from streams.kafka.keys import find_split_customers
@@ -140,6 +140,7 @@ async def _work(settings: Settings, connection: Connection, worker: Worker, live
     attach(app, settings, connection, worker)
     try:
         if not await worker.unless_stopped(app.start()):
+            await _close_half_started(app, worker)
             return
     except KafkaError as error:
         raise Unreachable(connection.bootstrap_servers, f"joining group {settings.app_id} ({error!r})") from error
@@ -161,6 +162,14 @@ async def _work(settings: Settings, connection: Connection, worker: Worker, live
     if unexpected:
         reason = f": {app.crash_reason!r}" if app.crash_reason is not None else ", see the log above for the reason"
         raise Refused(f"the consumer of group {settings.app_id} ended by itself{reason}")
+
+
+async def _close_half_started(app: Application, worker: Worker) -> None:
+    """End the consumer, whose thread would keep the process alive, and what the group has given meanwhile."""
+    try:
+        await app.stop()
+    finally:
+        await worker.run()
 
 
 async def _nothing() -> None:

@@ -19,7 +19,7 @@ from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import msgspec
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import Consumer, ConsumerGroupState, KafkaError, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
@@ -427,6 +427,13 @@ class Stage:
             except KafkaException:  # a broker that has just started knows no coordinator yet
                 return {}
             return {(each.topic, each.partition): each.offset for each in found}
+
+    def group_state(self) -> ConsumerGroupState:
+        """What the workers' group is at, as the broker tells it."""
+        admin = AdminClient({"bootstrap.servers": self.bootstrap_servers})
+        [answer] = admin.describe_consumer_groups([self.app_id]).values()
+        state: ConsumerGroupState = answer.result().state
+        return state
 
     def wait_applied(self, patience_s: float = PATIENCE_S) -> None:
         """Until everything sent so far is applied and committed."""
