@@ -353,16 +353,24 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
 
 @app.command()
 @with_settings
-def worker(settings: Settings) -> None:
+def worker(
+    settings: Settings,
+    process: Annotated[int | None, typer.Option(hidden=True, min=0, help="which of the `processes` this is")] = None,
+) -> None:
     """Process the partitions that the consumer group gives this process, until SIGTERM."""
     import asyncio
 
     from streams.logs import configure_logs
+    from streams.processes import process_settings, run_processes
+
+    configure_logs(settings, process)
+    fixed = None if settings.segments is None else _segments(settings.segments)
+    if process is None and settings.processes > 1:
+        raise typer.Exit(run_processes(settings))
+
     from streams.service import serve
 
-    configure_logs(settings)
-    fixed = None if settings.segments is None else _segments(settings.segments)
-    asyncio.run(serve(settings, fixed))
+    asyncio.run(serve(settings if process is None else process_settings(settings, process), fixed))
 
 
 @app.command()

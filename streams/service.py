@@ -207,11 +207,15 @@ async def _checked_topics(settings: Settings, connection: Connection, worker: Wo
     trouble = Trouble()
     while True:
         try:
-            return await check_topics(settings.topics, output_topics(settings), connection)
+            return await _check_topics(settings, connection)
         except Unreachable as error:
             trouble.note(error)
             worker.progress_at = time.monotonic()
             await asyncio.sleep(trouble.pause_s)
+
+
+async def _check_topics(settings: Settings, connection: Connection) -> list[Problem]:
+    return await check_topics(settings.topics, output_topics(settings), connection, processes=settings.processes)
 
 
 def topic_specs(settings: Settings, partitions: int, replication_factor: int | None) -> list[TopicSpec]:
@@ -228,7 +232,7 @@ def topic_specs(settings: Settings, partitions: int, replication_factor: int | N
 async def check_everything(settings: Settings, sample: int) -> list[str]:
     """All problems of the topics, as lines. Raises StreamsError."""
     connection = connection_of(settings)
-    problems = await check_topics(settings.topics, output_topics(settings), connection)
+    problems = await _check_topics(settings, connection)
     lines = [f"{problem.severity}: {problem.message}" for problem in problems]
     if not lines:
         report = await find_split_customers(settings.topics, connection, sample=sample)

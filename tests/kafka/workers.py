@@ -239,9 +239,9 @@ class WorkerProcess:
         found = [json.loads(line) for line in lines]
         return [each for each in found if each.get("event") == name]
 
-    def get(self, path: str) -> tuple[int, str]:
-        """Status and text of a page of its web server; status 0 while there is none."""
-        started = self.events("web_started")
+    def get(self, path: str, process: int | None = None) -> tuple[int, str]:
+        """Status and text of a page of its web server or of that of its process; status 0 while there is none."""
+        started = [each for each in self.events("web_started") if each.get("process") == process]
         if not started:
             return 0, ""
         try:
@@ -514,7 +514,7 @@ class Stage:
         changelog = self.read(self.changelog)
         checked = 0
         for worker in self.workers:
-            for folder in sorted(worker.folder.glob("partition-?")):
+            for folder in sorted(worker.folder.rglob("partition-?")):
                 checked += check_store(folder, changelog[int(folder.name.rpartition("-")[2])])
         assert checked, "no local state has a position"
 

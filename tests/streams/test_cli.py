@@ -6,11 +6,16 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
+
+from state.changelog import Position, add_position
+from state.rocksdb_store import RocksdbStore
+from state.store import WriteSet
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -171,6 +176,23 @@ def test_a_folder_without_state_ends_with_1(tmp_path: Path) -> None:
         assert (done.returncode, done.stdout) == (1, "")
         assert "missing" in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_of_the_copies_that_processes_hold_of_a_partition_the_newest_counts(folder: Path) -> None:
+    files = ["--segments", "segments.yaml", "--events", "-"]
+    lines = EVENTS.splitlines(keepends=True)
+    for process, events, offset in ((0, lines[:1], 3), (1, lines, 7), (2, [], 0)):
+        copy = folder / f"data/process-{process}/partition-0"
+        copy.parent.mkdir(parents=True)
+        done = rollcall("replay", *files, "--state", str(copy), given=b"".join(events).decode(), at=folder)
+        assert done.returncode == 0, done.stderr
+        with closing(RocksdbStore.open(copy)) as store:
+            writes = WriteSet()
+            add_position(writes, Position("changelog", offset, 0))
+            store.write(writes)
+    listed = rollcall("members", "--state", "data", "--json", at=folder)
+    assert orjson.loads(listed.stdout) == {"buyers": 1, "sleepers": 1}
+    assert rollcall("explain", "bert", "--state", "data", at=folder).stdout.startswith("bert, as of 2024-02-15")
 
 
 def test_replay_counts_the_members_at_the_end_when_asked(folder: Path) -> None:
