@@ -32,8 +32,9 @@ from streams.opening import Opener
 from streams.outgoing import changelog_topic
 from streams.replay import tune_garbage_collector
 from streams.settings import Settings
+from streams.trouble import Trouble
 from streams.web import WebServer
-from streams.worker import Trouble, Worker
+from streams.worker import Worker
 
 log = structlog.get_logger(__name__)
 
