@@ -285,6 +285,8 @@ def _demo_events(folder: Path) -> Path:
 def _folder(keep: Path | None) -> Iterator[Path]:
     """The folder for state and logs: the one to keep, which must be new or empty, or one that is removed."""
     if keep is not None:
+        if keep.exists() and not keep.is_dir():
+            raise RunError(f"{keep} is a file. Name a new folder")
         keep.mkdir(parents=True, exist_ok=True)
         if any(keep.iterdir()):
             raise RunError(f"{keep} is not empty: what it holds belongs to another run. Name a new folder")

@@ -59,8 +59,14 @@ class DataDir:
     """
 
     def __init__(self, folder: Path, app_id: str) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._lock: IO[str] = (folder / "lock").open("w")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock: IO[str] = (folder / "lock").open("w")
+        except OSError as error:
+            raise StateError(
+                f"{folder} cannot keep the worker's state ({error.strerror}): choose another --data-dir, or let this "
+                "user write there"
+            ) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
