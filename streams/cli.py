@@ -24,7 +24,7 @@ from conditions.definition_plans import DefinitionRefused, DuplicateName, Unknow
 from conditions.documents import DocumentErrors, SegmentDocument
 from conditions.times import TimeError, parse_time
 from state.store import StateError, Store
-from streams.settings import Settings, SettingsError, load_settings, shown_settings
+from streams.settings import HIGHEST_PORT, Settings, SettingsError, load_settings, shown_settings
 
 FAILED, WRONG_USE = 1, 2
 INTERRUPTED = 128 + signal.SIGINT
@@ -99,10 +99,20 @@ def _explain_failure(error: Exception) -> int | None:
     if isinstance(error, DefinitionRefused):
         _complain(str(error))
         return WRONG_USE if isinstance(error, DuplicateName | UnknownSegment) else FAILED
-    if isinstance(error, StateError | OSError) or type(error).__module__.startswith("streams."):
+    if isinstance(error, OSError):
+        _complain(_os_error(error))
+        return FAILED
+    if isinstance(error, StateError) or type(error).__module__.startswith("streams."):
         _complain(str(error))
         return FAILED
     return None
+
+
+def _os_error(error: OSError) -> str:
+    """The file and what is wrong with it, without the number of the error."""
+    if error.strerror is None:
+        return str(error)
+    return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
 
 
 def print_document_errors(error: DocumentErrors, source: str = "") -> None:
@@ -132,7 +142,14 @@ def _segments(path: Path) -> list[SegmentDocument]:
         print_document_errors(error, str(path))
         raise typer.Exit(WRONG_USE) from None
     except OSError as error:
-        raise CommandError(f"{path}: {error.strerror or error}", WRONG_USE) from error
+        raise CommandError(_os_error(error), WRONG_USE) from error
+
+
+def _require_events(path: Path) -> None:
+    if not path.exists():
+        raise CommandError(f"{path}: no such file", WRONG_USE)
+    if path.is_dir():
+        raise CommandError(f"{path}: a folder; name a file of events", WRONG_USE)
 
 
 def _instant(text: str | None, flag: str) -> int | None:
@@ -167,8 +184,8 @@ def replay(
 
     documents = _segments(segments)
     until_ms = _instant(until, "--until")
-    if events != "-" and not Path(events).is_file():
-        raise CommandError(f"{events}: no such file", WRONG_USE)
+    if events != "-":
+        _require_events(Path(events))
     store = MemoryStore() if state is None else RocksdbStore.open(state)
     tune_garbage_collector()
     try:
@@ -220,8 +237,10 @@ def convert(
             lines = list(convert_purchases(source, columns, separator=separator))
     except PurchaseListError as error:
         raise CommandError("\n".join(f"{purchases}: {each}" for each in str(error).splitlines()), WRONG_USE) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise CommandError(f"{purchases}: {error}", WRONG_USE) from error
+    except OSError as error:
+        raise CommandError(_os_error(error), WRONG_USE) from error
     if output is None:
         sys.stdout.buffer.write(b"".join(lines))
         sys.stdout.flush()
@@ -264,7 +283,10 @@ def docs(
     from conditions.reference import reference_markdown
 
     if write:
-        Path("docs/conditions.md").write_text(reference_markdown(), encoding="utf-8")
+        page = Path("docs/conditions.md")
+        if not page.parent.is_dir():
+            raise CommandError("there is no folder docs/ here: run it in a checkout of Rollcall", WRONG_USE)
+        page.write_text(reference_markdown(), encoding="utf-8")
     else:
         _answer(reference_markdown().rstrip("\n"))
 
@@ -353,16 +375,24 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
 
 @app.command()
 @with_settings
-def worker(settings: Settings) -> None:
+def worker(
+    settings: Settings,
+    process: Annotated[int | None, typer.Option(hidden=True, min=0, help="which of the `processes` this is")] = None,
+) -> None:
     """Process the partitions that the consumer group gives this process, until SIGTERM."""
     import asyncio
 
     from streams.logs import configure_logs
+    from streams.processes import process_settings, run_processes
+
+    configure_logs(settings, process)
+    fixed = None if settings.segments is None else _segments(settings.segments)
+    if process is None and settings.processes > 1:
+        raise typer.Exit(run_processes(settings))
+
     from streams.service import serve
 
-    configure_logs(settings)
-    fixed = None if settings.segments is None else _segments(settings.segments)
-    asyncio.run(serve(settings, fixed))
+    asyncio.run(serve(settings if process is None else process_settings(settings, process), fixed))
 
 
 @app.command()
@@ -460,7 +490,9 @@ def run_everything(
     keep: Annotated[
         Path | None, typer.Option(help="folder to leave state and log in (default: a temporary one, removed)")
     ] = None,
-    web_port: Annotated[int | None, typer.Option(help="port of /metrics (default: 6066 if free, else any)")] = None,
+    web_port: Annotated[
+        int | None, typer.Option(min=1, max=HIGHEST_PORT, help="port of /metrics (default: 6066 if free, else any)")
+    ] = None,
     original_times: Annotated[
         bool, typer.Option("--original-times", help="leave the events' times (default: moved, so that the last is now)")
     ] = False,
@@ -474,8 +506,8 @@ def run_everything(
 
     if events is not None and segments is None:
         raise CommandError("--events FILE needs --segments FILE: the demo's segments are about purchases", WRONG_USE)
-    if events is not None and not events.is_file():
-        raise CommandError(f"{events}: no such file", WRONG_USE)
+    if events is not None:
+        _require_events(events)
     if broker is BrokerChoice.mock and partitions > MOCK_PARTITIONS:
         raise CommandError(f"the mock broker has {MOCK_PARTITIONS} partitions; --broker kafka takes more", WRONG_USE)
     path = segments or DEMO_SEGMENTS

@@ -26,13 +26,12 @@ from conditions.definition_plans import (
 from conditions.documents import SegmentDocument
 from streams.definitions_log import DefinitionsLog, LogReader, LogRecord, TurnLost
 from streams.kafka.errors import RestoreStuck, StreamsError
+from streams.trouble import Trouble
 
 log = structlog.get_logger(__name__)
 
 PATIENCE_S = 30.0
 """How long to wait for records that are in the log: an open transaction of somebody else may stand before them."""
-COMPLAIN_EVERY_S = 60.0
-LONGEST_PAUSE_S = 5.0
 TURNS = 20
 LONGEST_TURN_PAUSE_S = 0.3
 
@@ -142,7 +141,7 @@ class DefinitionsFollower:
             await self._apply(records, reader.position, None)
 
     async def _follow(self, reader: LogReader) -> None:
-        trouble = _Trouble()
+        trouble = Trouble("definitions_unreachable", "definitions_reachable")
         while True:
             try:
                 self._reader = reader
@@ -156,7 +155,7 @@ class DefinitionsFollower:
                 await self._opened.aclose()
             reader = await self._reopened(trouble)
 
-    async def _reopened(self, trouble: _Trouble) -> LogReader:
+    async def _reopened(self, trouble: Trouble) -> LogReader:
         while True:
             await asyncio.sleep(trouble.pause_s)
             try:
@@ -175,29 +174,6 @@ class DefinitionsFollower:
             async with self._moved:
                 self.position = position
                 self._moved.notify_all()
-
-
-class _Trouble:
-    """What goes wrong lately: one line at once and then one a minute, and ever longer pauses."""
-
-    def __init__(self) -> None:
-        self._times = 0
-        self._said_at = float("-inf")
-
-    @property
-    def pause_s(self) -> float:
-        return min(LONGEST_PAUSE_S, 0.1 * 2.0 ** min(self._times, 10))
-
-    def note(self, error: StreamsError) -> None:
-        self._times += 1
-        if time.monotonic() - self._said_at >= COMPLAIN_EVERY_S:
-            self._said_at = time.monotonic()
-            log.warning("definitions_unreachable", error=str(error), kind=type(error).__name__, attempts=self._times)
-
-    def over(self) -> None:
-        if self._times:
-            log.info("definitions_reachable", attempts=self._times)
-        self._times, self._said_at = 0, float("-inf")
 
 
 class DefinitionsWriter:

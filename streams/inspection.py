@@ -13,6 +13,7 @@ import msgspec
 from conditions.definitions import Definitions, Segment, compile_definitions
 from conditions.explanation import SegmentAnswer, explain_segment
 from conditions.times import format_time
+from state.changelog import read_position
 from state.customers import add_spilled, customer_key, decode_customer, is_spill, spill_key
 from state.definitions_record import read_segments
 from state.engine import Marker, read_marker
@@ -112,21 +113,39 @@ def size_lines(definitions: Definitions, sizes: Mapping[str, int]) -> list[str]:
 
 
 @contextmanager
-def open_reader(folder: Path) -> Iterator[StateReader]:
-    """The state in the folder, for reading. Raises StateError."""
+def open_readers(folder: Path) -> Iterator[list[StateReader]]:
+    """A reader for each partition's state below the folder. Raises StateError.
+
+    The folder is the state itself, or that of a worker, with one a partition, or of one with several processes. Where
+    a partition has moved between these, the copy that follows its changelog furthest counts.
+    """
+    copies: dict[str, list[Path]] = {}
+    for each in sorted([*folder.glob("partition-*"), *folder.glob("process-*/partition-*")]):
+        copies.setdefault(each.name, []).append(each)
+    with ExitStack() as stack:
+        yield [
+            _newest([(stack.enter_context(_open_store(each)), each) for each in found])
+            for found in copies.values() or [[folder]]
+        ]
+
+
+@contextmanager
+def _open_store(folder: Path) -> Iterator[RocksdbStore]:
     store = RocksdbStore.open_read_only(folder)
     try:
-        yield StateReader(store, folder)
+        yield store
     finally:
         store.close()
 
 
-@contextmanager
-def open_readers(folder: Path) -> Iterator[list[StateReader]]:
-    """A reader for each partition's state in the folder: the folder itself, or a worker's with one a partition."""
-    folders = sorted(folder.glob("partition-*")) or [folder]
-    with ExitStack() as stack:
-        yield [stack.enter_context(open_reader(each)) for each in folders]
+def _newest(copies: list[tuple[RocksdbStore, Path]]) -> StateReader:
+    store, folder = max(copies, key=lambda copy: _followed(copy[0]))
+    return StateReader(store, folder)
+
+
+def _followed(store: RocksdbStore) -> int:
+    position = read_position(store)
+    return -1 if position is None else position.offset
 
 
 class CustomerAnswer(msgspec.Struct):

@@ -19,7 +19,7 @@ def replay_progress(events: str) -> Iterator[Callable[[Totals], None]]:
     if not sys.stderr.isatty():
         yield lambda _: None
         return
-    known = events != "-" and not events.endswith(".gz")
+    known = Path(events).is_file() and not events.endswith(".gz")
     columns = (
         TextColumn("replay"),
         BarColumn(),

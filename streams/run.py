@@ -6,21 +6,17 @@ the topics it writes.
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from types import FrameType
 from typing import IO, Any
 
 import msgspec
@@ -28,12 +24,15 @@ import msgspec
 import deploy
 from conditions.documents import SegmentDocument
 from connectors.purchases import Columns, convert
-from deploy.kafka.broker import free_ports, start_watchdog
+from deploy.child import Child
+from deploy.kafka.broker import free_ports
 from streams.embedded import BrokerKind, embedded_broker, make_topics
 from streams.feeder import Feeder, Survey, survey
 from streams.follower import Follower
 from streams.live_view import Moment, View, closing_lines, make_view
-from streams.settings import PREFIX, Settings
+from streams.processes import start_worker
+from streams.settings import Settings
+from streams.stopping import Stop, signals_to
 
 DEMO = Path(deploy.__file__).parent / "demo"
 DEMO_SEGMENTS = DEMO / "segments.yaml"
@@ -44,7 +43,6 @@ READY_WITHIN_S = 90.0
 ASK_TIMEOUT_S = 1.0
 STOP_WITHIN_S = 20.0
 KILL_AFTER_S = 1.0  # a worker that has nothing yet to lose
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 USUAL_WEB_PORT = 6066
 DAY_MS = 86_400_000
 
@@ -68,25 +66,11 @@ class RunOptions(msgspec.Struct):
     keeps_running: bool
 
 
-class Stop:
-    """Set by the first Ctrl-C or SIGTERM; the second ends the process at once."""
-
-    def __init__(self) -> None:
-        self.event = threading.Event()
-        self.signal = 0
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self.event.is_set():
-            raise KeyboardInterrupt
-        self.signal = number
-        self.event.set()
-
-
 def run_all(options: RunOptions, output: IO[str]) -> int:
     """Run until the events are applied, or until stopped; the exit code. Raises RunError and what its parts raise."""
     stop = Stop()
     with ExitStack() as stack:
-        stack.enter_context(_signals_to(stop))
+        stack.enter_context(signals_to(stop))
         folder = stack.enter_context(_folder(options.keep))
         events = _demo_events(folder) if options.events is None else options.events
         found = survey(str(events))
@@ -219,24 +203,17 @@ class WorkerProcess:
         self._folder = folder
         self._removes_folder = removes_folder
         self._log = folder / "worker.log"
-        self._process: subprocess.Popen[bytes] | None = None
-        self._watchdog: subprocess.Popen[bytes] | None = None
+        self._process: Child | None = None
         self._stopped = False
 
     def __enter__(self) -> WorkerProcess:
-        flags = _flags(self._settings)
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
         with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "streams.cli", "worker", *flags],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                cwd=self._folder,  # where no rollcall.toml is
-                env=environment,
-                start_new_session=True,  # a Ctrl-C is for us, and we end it in order
+            self._process = start_worker(
+                self._settings,
+                output=log,
+                folder=self._folder,  # where no rollcall.toml is
+                removes=self._folder if self._removes_folder else None,
             )
-        self._watchdog = start_watchdog(self._process.pid, self._folder if self._removes_folder else None)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -244,7 +221,7 @@ class WorkerProcess:
 
     @property
     def ended_early(self) -> bool:
-        return not self._stopped and self._process is not None and self._process.poll() is not None
+        return not self._stopped and self._process is not None and self._process.exit_code is not None
 
     def readiness(self) -> str:
         """`ready`, or why not."""
@@ -265,27 +242,9 @@ class WorkerProcess:
     def stop(self, patience_s: float = STOP_WITHIN_S) -> None:
         """End it, in order as far as the patience lasts. May be called twice."""
         self._stopped = True
-        process, watchdog = self._process, self._watchdog
-        self._process = self._watchdog = None
+        process, self._process = self._process, None
         if process is not None:
-            process.terminate()
-            try:
-                process.wait(patience_s)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        if watchdog is not None:
-            watchdog.kill()
-            watchdog.wait()
-            assert watchdog.stdin is not None
-            watchdog.stdin.close()
-
-
-def _flags(settings: Settings) -> Iterator[str]:
-    for name in sorted(settings.model_fields_set):
-        value = getattr(settings, name)
-        yield f"--{name.replace('_', '-')}"
-        yield ",".join(value) if isinstance(value, tuple) else str(value)
+            process.end(signal.SIGTERM, patience_s)
 
 
 def _settings(options: RunOptions, address: str, folder: Path) -> Settings:
@@ -326,6 +285,8 @@ def _demo_events(folder: Path) -> Path:
 def _folder(keep: Path | None) -> Iterator[Path]:
     """The folder for state and logs: the one to keep, which must be new or empty, or one that is removed."""
     if keep is not None:
+        if keep.exists() and not keep.is_dir():
+            raise RunError(f"{keep} is a file. Name a new folder")
         keep.mkdir(parents=True, exist_ok=True)
         if any(keep.iterdir()):
             raise RunError(f"{keep} is not empty: what it holds belongs to another run. Name a new folder")
@@ -336,16 +297,6 @@ def _folder(keep: Path | None) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def _signals_to(stop: Stop) -> Iterator[None]:
-    before = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _say(text: str) -> None:

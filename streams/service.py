@@ -19,7 +19,7 @@ from aiokafka.errors import KafkaError
 
 from conditions.documents import SegmentDocument
 from state.store import StateError
-from streams.application import attach, build_application
+from streams.application import Application, attach, build_application
 from streams.connections import connection_of
 from streams.kafka.errors import Refused, Unreachable
 from streams.kafka.keys import find_split_customers
@@ -32,8 +32,9 @@ from streams.opening import Opener
 from streams.outgoing import changelog_topic
 from streams.replay import tune_garbage_collector
 from streams.settings import Settings
+from streams.trouble import Trouble
 from streams.web import WebServer
-from streams.worker import Trouble, Worker
+from streams.worker import Worker
 
 log = structlog.get_logger(__name__)
 
@@ -58,8 +59,14 @@ class DataDir:
     """
 
     def __init__(self, folder: Path, app_id: str) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._lock: IO[str] = (folder / "lock").open("w")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock: IO[str] = (folder / "lock").open("w")
+        except OSError as error:
+            raise StateError(
+                f"{folder} cannot keep the worker's state ({error.strerror}): choose another --data-dir, or let this "
+                "user write there"
+            ) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -140,6 +147,7 @@ async def _work(settings: Settings, connection: Connection, worker: Worker, live
     attach(app, settings, connection, worker)
     try:
         if not await worker.unless_stopped(app.start()):
+            await _close_half_started(app, worker)
             return
     except KafkaError as error:
         raise Unreachable(connection.bootstrap_servers, f"joining group {settings.app_id} ({error!r})") from error
@@ -161,6 +169,14 @@ async def _work(settings: Settings, connection: Connection, worker: Worker, live
     if unexpected:
         reason = f": {app.crash_reason!r}" if app.crash_reason is not None else ", see the log above for the reason"
         raise Refused(f"the consumer of group {settings.app_id} ended by itself{reason}")
+
+
+async def _close_half_started(app: Application, worker: Worker) -> None:
+    """End the consumer, whose thread would keep the process alive, and what the group has given meanwhile."""
+    try:
+        await app.stop()
+    finally:
+        await worker.run()
 
 
 async def _nothing() -> None:
@@ -198,11 +214,15 @@ async def _checked_topics(settings: Settings, connection: Connection, worker: Wo
     trouble = Trouble()
     while True:
         try:
-            return await check_topics(settings.topics, output_topics(settings), connection)
+            return await _check_topics(settings, connection)
         except Unreachable as error:
             trouble.note(error)
             worker.progress_at = time.monotonic()
             await asyncio.sleep(trouble.pause_s)
+
+
+async def _check_topics(settings: Settings, connection: Connection) -> list[Problem]:
+    return await check_topics(settings.topics, output_topics(settings), connection, processes=settings.processes)
 
 
 def topic_specs(settings: Settings, partitions: int, replication_factor: int | None) -> list[TopicSpec]:
@@ -219,7 +239,7 @@ def topic_specs(settings: Settings, partitions: int, replication_factor: int | N
 async def check_everything(settings: Settings, sample: int) -> list[str]:
     """All problems of the topics, as lines. Raises StreamsError."""
     connection = connection_of(settings)
-    problems = await check_topics(settings.topics, output_topics(settings), connection)
+    problems = await _check_topics(settings, connection)
     lines = [f"{problem.severity}: {problem.message}" for problem in problems]
     if not lines:
         report = await find_split_customers(settings.topics, connection, sample=sample)

@@ -22,6 +22,7 @@ from conditions.kinds import duration_ms
 
 SETTINGS_FILE = "rollcall.toml"
 PREFIX = "ROLLCALL_"
+HIGHEST_PORT = 65_535
 
 Topics = Annotated[tuple[str, ...], NoDecode]
 Duration = Annotated[str, Field(pattern=r"^[0-9]{1,9}(ms|[smhdw])$")]
@@ -71,6 +72,13 @@ class Settings(BaseSettings):
         0.25, gt=0, le=1, description="of a worker's time, what reading back for new segments may take"
     )
     data_dir: Path = Field(Path("data"), description="local state; one folder a worker")
+    processes: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="worker processes of one `rollcall worker`; more than one: each with a folder `process-N` in "
+        "data_dir, and the port web_port + N",
+    )
     clock: Literal["wall", "event"] = Field(
         "wall", description="whether wall time moves the clock too, or only events do"
     )
@@ -85,7 +93,7 @@ class Settings(BaseSettings):
     cache_customers: int = Field(50_000, ge=100, description="decoded customers a partition keeps in memory")
     cache_mib: int = Field(64, ge=8, description="MiB of RocksDB block cache, shared by all partitions")
     web_host: str = Field("127.0.0.1", description="address of /metrics, /livez and /readyz")
-    web_port: int = Field(6066, ge=0, le=65535, description="port of the same; 0: any free one")
+    web_port: int = Field(6066, ge=0, le=HIGHEST_PORT, description="port of the same; 0: any free one")
     api_token: SecretStr | None = Field(
         None,
         min_length=16,
@@ -112,6 +120,11 @@ class Settings(BaseSettings):
         both = outputs.intersection(self.topics)
         if both:
             raise ValueError(f"topics: {', '.join(sorted(both))} cannot be read and written")
+        if self.web_port and self.web_port + self.processes - 1 > HIGHEST_PORT:
+            raise ValueError(
+                f"web_port: {self.processes} processes need the ports {self.web_port} to "
+                f"{self.web_port + self.processes - 1}, and {HIGHEST_PORT} is the highest there is; 0: any free ones"
+            )
         if self.security_protocol.startswith("SASL") and None in (self.sasl_mechanism, self.sasl_username):
             raise ValueError("security_protocol: SASL needs sasl_mechanism, sasl_username and sasl_password")
         return self
@@ -164,12 +177,18 @@ def _line(error: Any) -> str:
 
 def shown_settings(settings: Settings) -> dict[str, str]:
     """Each setting as text; secrets are masked."""
-    shown = {}
-    for name, value in settings:
-        if isinstance(value, SecretStr):
-            shown[name] = "******"
-        elif isinstance(value, tuple):
-            shown[name] = ",".join(value)
-        else:
-            shown[name] = "" if value is None else str(value)
-    return shown
+    return {name: "******" if isinstance(value, SecretStr) else _text(value) for name, value in settings}
+
+
+def environment_of(settings: Settings) -> dict[str, str]:
+    """The variables that give a process these settings, those at their default left out. With secrets in clear."""
+    given = sorted(settings.model_fields_set)
+    return {f"{PREFIX}{name.upper()}": _text(getattr(settings, name)) for name in given}
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    if isinstance(value, tuple):
+        return ",".join(value)
+    return "" if value is None else str(value)

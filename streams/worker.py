@@ -27,13 +27,12 @@ from streams.partition import Partition, RecordsMissing
 from streams.polling import Membership, PollingThread, Records
 from streams.redefining import WantedDefinitions
 from streams.settings import Settings
+from streams.trouble import Trouble
 
 log = structlog.get_logger(__name__)
 
 TICK_S = 0.02
 INBOX_POLLS = 4
-LONGEST_PAUSE_S = 5.0
-COMPLAIN_EVERY_S = 60.0
 TRANSIENT = (CommitFailed, CommitUnknown, Fenced, RecordsMissing, RestoreStuck, Unreachable)
 
 
@@ -380,34 +379,6 @@ def _offsets(decided: Decided, topics: Iterable[str]) -> dict[TopicPartition, in
     """The next offset of every topic of the partition: without offsets a transaction would not be fenced."""
     applied = decided.result.marker.applied
     return {TopicPartition(topic, decided.partition.number): applied.get(topic, -1) + 1 for topic in topics}
-
-
-class Trouble:
-    """What Kafka refuses lately: one line at once and then one a minute, and ever longer pauses."""
-
-    def __init__(self) -> None:
-        self._since: float | None = None
-        self._said_at = 0.0
-        self._times = 0
-
-    @property
-    def pause_s(self) -> float:
-        return min(LONGEST_PAUSE_S, 0.05 * 2.0 ** min(self._times, 10))
-
-    def note(self, error: Exception) -> None:
-        """Remember that something went wrong, and say so if it was not said lately."""
-        now = time.monotonic()
-        self._since = self._since or now
-        self._times += 1
-        if now - self._said_at >= COMPLAIN_EVERY_S:
-            self._said_at = now
-            log.warning("starting_over", error=str(error), kind=type(error).__name__, for_s=round(now - self._since, 1))
-
-    def over(self) -> None:
-        """A turn went well."""
-        if self._times and self._since is not None:
-            log.info("recovered", after_s=round(time.monotonic() - self._since, 1), attempts=self._times)
-        self._since, self._times, self._said_at = None, 0, 0.0
 
 
 def _now_ms() -> int:

@@ -18,6 +18,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
+from deploy.child import Child
+
 HERE = Path(__file__).resolve().parent
 JARS = HERE / "libs"
 INSTALL_LINE = "apt-get install -y openjdk-17-jre-headless maven"
@@ -70,8 +72,7 @@ class Broker:
         self._start_timeout_s = start_timeout_s
         self._folder: Path | None = None
         self._port = 0
-        self._process: subprocess.Popen[bytes] | None = None
-        self._watchdog: subprocess.Popen[bytes] | None = None
+        self._process: Child | None = None
 
     def __enter__(self) -> Broker:
         self.start()
@@ -99,7 +100,7 @@ class Broker:
     @property
     def running(self) -> bool:
         """Whether the process lives, paused or not."""
-        return self._process is not None and self._process.poll() is None
+        return self._process is not None and self._process.exit_code is None
 
     def start(self) -> None:
         """Start on free ports and return once it answers. Brings the jars first if they are missing.
@@ -151,9 +152,9 @@ class Broker:
         self._signal(signal.SIGCONT)
 
     def _signal(self, number: signal.Signals) -> None:
-        if self._process is None or self._process.poll() is not None:
+        if self._process is None or self._process.exit_code is not None:
             raise BrokerError("the broker does not run")
-        self._process.send_signal(number)
+        self._process.send(number)
 
     def _write_settings(self, controller_port: int) -> None:
         assert self._folder is not None
@@ -188,10 +189,7 @@ class Broker:
         assert self._folder is not None
         command = [*self._java(), "kafka.Kafka", str(self._folder / "server.properties")]
         with self.log_file.open("ab") as log:
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-            )
-        self._watchdog = start_watchdog(self._process.pid, None if self._given_folder else self._folder)
+            self._process = Child(command, output=log, removes=None if self._given_folder else self._folder)
         self._wait_until_answering()
 
     def _java(self) -> list[str]:
@@ -208,8 +206,7 @@ class Broker:
         assert self._process is not None
         deadline = time.monotonic() + self._start_timeout_s
         while not answers("127.0.0.1", self._port):
-            if self._process.poll() is not None:
-                code = self._process.returncode
+            if (code := self._process.exit_code) is not None:
                 raise BrokerError(f"the broker ended with code {code} while starting:\n{self._log_tail(50)}")
             if time.monotonic() > deadline:
                 self.kill()
@@ -221,37 +218,9 @@ class Broker:
         return "\n".join(text.splitlines()[-lines:])
 
     def _end(self, number: signal.Signals, *, timeout_s: float) -> None:
-        process, watchdog = self._process, self._watchdog
-        self._process = self._watchdog = None
-        if process is not None and process.poll() is None:
-            process.send_signal(number)
-            process.send_signal(signal.SIGCONT)  # a paused process would only see the first signal later
-            try:
-                process.wait(timeout_s)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        if watchdog is not None:
-            # Only now: a watchdog that outlived the broker's process id could kill a stranger.
-            watchdog.kill()
-            watchdog.wait()
-            assert watchdog.stdin is not None
-            watchdog.stdin.close()
-
-
-def start_watchdog(pid: int, folder: Path | None) -> subprocess.Popen[bytes]:
-    """A shell that kills `pid` and removes `folder` once our end of its pipe closes, as it does however we end.
-
-    Unlike PR_SET_PDEATHSIG this does not depend on the thread that started the child, nor on Linux.
-    """
-    script = 'read -r _; kill -9 "$1"; test -z "$2" || rm -rf "$2"'
-    return subprocess.Popen(
-        ["/bin/sh", "-c", script, "watchdog", str(pid), str(folder or "")],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+        process, self._process = self._process, None
+        if process is not None:
+            process.end(number, timeout_s)
 
 
 def require_java() -> None:

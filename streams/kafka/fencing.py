@@ -27,9 +27,10 @@ from aiokafka.producer.sender import (
 from aiokafka.producer.transaction_manager import TransactionResult, TransactionState
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.transaction import EndTxnRequest
-from aiokafka.protocol.types import CompactArray, CompactString, Int16, Int32, Int64, Schema, TaggedFields
+from aiokafka.protocol.types import Int16, Int32, Int64
 
 from streams.kafka.errors import Fenced
+from streams.kafka.wire import STRING, message, table
 
 CLOSE_TIMEOUT_S = 1.0
 CONCURRENT_BACKOFF_S = 0.002
@@ -62,20 +63,12 @@ class TxnOffsetCommitResponseV3(Response):  # type: ignore[misc]  # aiokafka shi
     API_KEY = 28
     API_VERSION = 3
     FLEXIBLE_VERSION = True
-    SCHEMA = Schema(
+    SCHEMA = message(
         ("throttle_time_ms", Int32),
         (
             "topics",
-            CompactArray(
-                ("name", CompactString("utf-8")),
-                (
-                    "partitions",
-                    CompactArray(("partition_index", Int32), ("error_code", Int16), ("tags", TaggedFields)),
-                ),
-                ("tags", TaggedFields),
-            ),
+            table(("name", STRING), ("partitions", table(("partition_index", Int32), ("error_code", Int16)))),
         ),
-        ("tags", TaggedFields),
     )
 
 
@@ -84,32 +77,29 @@ class TxnOffsetCommitRequestV3(RequestStruct):  # type: ignore[misc]  # aiokafka
     API_VERSION = 3
     FLEXIBLE_VERSION = True
     RESPONSE_TYPE = TxnOffsetCommitResponseV3
-    SCHEMA = Schema(
-        ("transactional_id", CompactString("utf-8")),
-        ("group_id", CompactString("utf-8")),
+    SCHEMA = message(
+        ("transactional_id", STRING),
+        ("group_id", STRING),
         ("producer_id", Int64),
         ("producer_epoch", Int16),
         ("generation_id", Int32),
-        ("member_id", CompactString("utf-8")),
-        ("group_instance_id", CompactString("utf-8")),
+        ("member_id", STRING),
+        ("group_instance_id", STRING),
         (
             "topics",
-            CompactArray(
-                ("name", CompactString("utf-8")),
+            table(
+                ("name", STRING),
                 (
                     "partitions",
-                    CompactArray(
+                    table(
                         ("partition_index", Int32),
                         ("committed_offset", Int64),
                         ("committed_leader_epoch", Int32),
-                        ("committed_metadata", CompactString("utf-8")),
-                        ("tags", TaggedFields),
+                        ("committed_metadata", STRING),
                     ),
                 ),
-                ("tags", TaggedFields),
             ),
         ),
-        ("tags", TaggedFields),
     )
 
 

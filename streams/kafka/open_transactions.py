@@ -8,10 +8,11 @@ from typing import Any
 from aiokafka import errors as kafka
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.protocol.api import Request, RequestStruct, Response
-from aiokafka.protocol.types import CompactArray, CompactString, Int16, Int32, Int64, Schema, TaggedFields
+from aiokafka.protocol.types import CompactArray, Int16, Int32, Int64
 
 from streams.kafka.errors import NotPermitted, Refused, Unreachable
 from streams.kafka.security import Connection
+from streams.kafka.wire import STRING, message, table
 
 TIMEOUT_MS = 10_000
 NONE_OPEN = -1
@@ -21,37 +22,33 @@ class DescribeProducersResponseV0(Response):  # type: ignore[misc]  # aiokafka s
     API_KEY = 61
     API_VERSION = 0
     FLEXIBLE_VERSION = True
-    SCHEMA = Schema(
+    SCHEMA = message(
         ("throttle_time_ms", Int32),
         (
             "topics",
-            CompactArray(
-                ("name", CompactString("utf-8")),
+            table(
+                ("name", STRING),
                 (
                     "partitions",
-                    CompactArray(
+                    table(
                         ("partition_index", Int32),
                         ("error_code", Int16),
-                        ("error_message", CompactString("utf-8")),
+                        ("error_message", STRING),
                         (
                             "active_producers",
-                            CompactArray(
+                            table(
                                 ("producer_id", Int64),
                                 ("producer_epoch", Int32),
                                 ("last_sequence", Int32),
                                 ("last_timestamp", Int64),
                                 ("coordinator_epoch", Int32),
                                 ("current_txn_start_offset", Int64),
-                                ("tags", TaggedFields),
                             ),
                         ),
-                        ("tags", TaggedFields),
                     ),
                 ),
-                ("tags", TaggedFields),
             ),
         ),
-        ("tags", TaggedFields),
     )
 
 
@@ -60,15 +57,7 @@ class DescribeProducersRequestV0(RequestStruct):  # type: ignore[misc]  # aiokaf
     API_VERSION = 0
     FLEXIBLE_VERSION = True
     RESPONSE_TYPE = DescribeProducersResponseV0
-    SCHEMA = Schema(
-        (
-            "topics",
-            CompactArray(
-                ("name", CompactString("utf-8")), ("partition_indexes", CompactArray(Int32)), ("tags", TaggedFields)
-            ),
-        ),
-        ("tags", TaggedFields),
-    )
+    SCHEMA = message(("topics", table(("name", STRING), ("partition_indexes", CompactArray(Int32)))))
 
 
 class DescribeProducersRequest(Request[DescribeProducersRequestV0]):  # type: ignore[misc]  # aiokafka ships no types
@@ -85,20 +74,14 @@ class ListTransactionsResponseV0(Response):  # type: ignore[misc]  # aiokafka sh
     API_KEY = 66
     API_VERSION = 0
     FLEXIBLE_VERSION = True
-    SCHEMA = Schema(
+    SCHEMA = message(
         ("throttle_time_ms", Int32),
         ("error_code", Int16),
-        ("unknown_state_filters", CompactArray(CompactString("utf-8"))),
+        ("unknown_state_filters", CompactArray(STRING)),
         (
             "transaction_states",
-            CompactArray(
-                ("transactional_id", CompactString("utf-8")),
-                ("producer_id", Int64),
-                ("transaction_state", CompactString("utf-8")),
-                ("tags", TaggedFields),
-            ),
+            table(("transactional_id", STRING), ("producer_id", Int64), ("transaction_state", STRING)),
         ),
-        ("tags", TaggedFields),
     )
 
 
@@ -107,11 +90,7 @@ class ListTransactionsRequestV0(RequestStruct):  # type: ignore[misc]  # aiokafk
     API_VERSION = 0
     FLEXIBLE_VERSION = True
     RESPONSE_TYPE = ListTransactionsResponseV0
-    SCHEMA = Schema(
-        ("state_filters", CompactArray(CompactString("utf-8"))),
-        ("producer_id_filters", CompactArray(Int64)),
-        ("tags", TaggedFields),
-    )
+    SCHEMA = message(("state_filters", CompactArray(STRING)), ("producer_id_filters", CompactArray(Int64)))
 
 
 class ListTransactionsRequest(Request[ListTransactionsRequestV0]):  # type: ignore[misc]  # aiokafka ships no types

@@ -49,7 +49,7 @@ class Severity(StrEnum):
 
 
 class Problem(msgspec.Struct, frozen=True):
-    code: str  # missing, input_partitions, partitions, not_compacted, replicas, message_size
+    code: str  # missing, input_partitions, partitions, not_compacted, replicas, message_size, idle_processes
     severity: Severity
     topic: str
     message: str
@@ -103,15 +103,25 @@ async def describe_topics(
 
 
 async def check_topics(
-    inputs: Sequence[str], outputs: Sequence[Output], connection: Connection, *, timeout_ms: int = TIMEOUT_MS
+    inputs: Sequence[str],
+    outputs: Sequence[Output],
+    connection: Connection,
+    *,
+    processes: int = 1,
+    timeout_ms: int = TIMEOUT_MS,
 ) -> list[Problem]:
-    """Everything about the topics that keeps a worker from working, and what will hurt later. Changes nothing."""
+    """Everything about the topics that keeps a worker of so many processes from working, and what will hurt later.
+
+    Changes nothing.
+    """
     names = [*inputs, *(output.name for output in outputs)]
     topics = await describe_topics(names, connection, timeout_ms=timeout_ms)
-    return find_problems(inputs, outputs, topics)
+    return find_problems(inputs, outputs, topics, processes)
 
 
-def find_problems(inputs: Sequence[str], outputs: Sequence[Output], topics: Mapping[str, Topic]) -> list[Problem]:
+def find_problems(
+    inputs: Sequence[str], outputs: Sequence[Output], topics: Mapping[str, Topic], processes: int = 1
+) -> list[Problem]:
     """The rules behind `check_topics`, over topics as they were found."""
     counts = {name: topics[name].partitions for name in inputs if name in topics}
     wanted = max(counts.values(), default=0)
@@ -127,6 +137,7 @@ def find_problems(inputs: Sequence[str], outputs: Sequence[Output], topics: Mapp
         ),
         *(problem for name in topics for problem in _replica_problems(topics[name])),
         *_size_problems([topics[name] for name in counts], present),
+        *_idle_processes(counts, processes),
     ]
 
 
@@ -209,6 +220,18 @@ def _size_problems(inputs: Sequence[Topic], outputs: Sequence[Topic]) -> list[Pr
         for topic in outputs
         if (limit := int(topic.configs.get(key, limits[largest]))) < limits[largest]
     ]
+
+
+def _idle_processes(counts: Mapping[str, int], processes: int) -> list[Problem]:
+    most = max(counts, key=counts.__getitem__, default=None)
+    if most is None or processes <= counts[most]:
+        return []
+    count = counts[most]
+    text = (
+        f"{processes} processes share the {count} partitions of {most}, so at least {processes - count} of them have "
+        f"nothing to do: set --processes {count} or fewer"
+    )
+    return [Problem("idle_processes", Severity.WARNING, most, text)]
 
 
 def _new_topic(spec: TopicSpec, brokers: int) -> NewTopic:

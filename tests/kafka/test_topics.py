@@ -116,6 +116,17 @@ def test_compaction_with_deletion_is_not_enough() -> None:
     assert [each.code for each in problems] == ["not_compacted"]
 
 
+def test_more_processes_than_partitions_are_warned_of() -> None:
+    topics = {"few": Topic("few", 2, 1, {}), "many": Topic("many", 3, 1, {})}
+    assert find_problems(["few"], [], topics, processes=2) == []
+    [problem] = find_problems(["few"], [], topics, processes=5)
+    assert (problem.code, problem.severity, problem.topic) == ("idle_processes", Severity.WARNING, "few")
+    assert problem.message == (
+        "5 processes share the 2 partitions of few, so at least 3 of them have nothing to do: "
+        "set --processes 2 or fewer"
+    )
+
+
 @pytest.mark.parametrize(
     ("key", "hashed"), [(b"21", -973932308), (b"foobar", -790332482), (b"a-little-bit-long-string", -985981536)]
 )

@@ -7,6 +7,7 @@ import socket
 from time import monotonic
 
 import pytest
+from confluent_kafka import ConsumerGroupState
 
 from deploy.kafka.broker import Broker
 from tests.kafka.workers import SEGMENTS, START_MS, Feed, NewStage, Sent, header, until
@@ -53,6 +54,19 @@ def test_sigterm_ends_a_worker_whose_broker_is_silent(new_stage: NewStage, broke
     stage.wait_applied()
     assert worker.stop() == 0, worker.log_tail()
     stage.check()
+
+
+def test_sigterm_ends_a_worker_that_waits_to_join_its_group(new_stage: NewStage) -> None:
+    stage = new_stage(session_timeout="60s")
+    silent = stage.start("silent")
+    silent.wait_ready()
+    silent.freeze()  # the group waits for it, so that nobody else gets in
+    worker = stage.start("worker")
+    until(lambda: stage.group_state() is ConsumerGroupState.PREPARING_REBALANCING, "it waits for the group")
+    began = monotonic()
+    assert worker.stop() == 0, worker.log_tail()
+    assert monotonic() - began < GRACEFUL_S
+    assert "Traceback" not in worker.log()
 
 
 @pytest.mark.parametrize("step", ["computed", "produced", "written"])

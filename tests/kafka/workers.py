@@ -19,7 +19,7 @@ from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import msgspec
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import Consumer, ConsumerGroupState, KafkaError, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
@@ -239,9 +239,9 @@ class WorkerProcess:
         found = [json.loads(line) for line in lines]
         return [each for each in found if each.get("event") == name]
 
-    def get(self, path: str) -> tuple[int, str]:
-        """Status and text of a page of its web server; status 0 while there is none."""
-        started = self.events("web_started")
+    def get(self, path: str, process: int | None = None) -> tuple[int, str]:
+        """Status and text of a page of its web server or of that of its process; status 0 while there is none."""
+        started = [each for each in self.events("web_started") if each.get("process") == process]
         if not started:
             return 0, ""
         try:
@@ -428,6 +428,13 @@ class Stage:
                 return {}
             return {(each.topic, each.partition): each.offset for each in found}
 
+    def group_state(self) -> ConsumerGroupState:
+        """What the workers' group is at, as the broker tells it."""
+        admin = AdminClient({"bootstrap.servers": self.bootstrap_servers})
+        [answer] = admin.describe_consumer_groups([self.app_id]).values()
+        state: ConsumerGroupState = answer.result().state
+        return state
+
     def wait_applied(self, patience_s: float = PATIENCE_S) -> None:
         """Until everything sent so far is applied and committed."""
 
@@ -507,7 +514,7 @@ class Stage:
         changelog = self.read(self.changelog)
         checked = 0
         for worker in self.workers:
-            for folder in sorted(worker.folder.glob("partition-?")):
+            for folder in sorted(worker.folder.rglob("partition-?")):
                 checked += check_store(folder, changelog[int(folder.name.rpartition("-")[2])])
         assert checked, "no local state has a position"
 

@@ -6,11 +6,16 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
+
+from state.changelog import Position, add_position
+from state.rocksdb_store import RocksdbStore
+from state.store import WriteSet
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -118,6 +123,7 @@ def test_all_errors_of_all_documents_are_reported_with_their_paths(folder: Path)
     [
         (["--segments", "wrong.yaml", "--events", "events.ndjson"], "wrong.yaml: "),
         (["--segments", "segments.yaml", "--events", "missing.ndjson"], "missing.ndjson: no such file"),
+        (["--segments", "segments.yaml", "--events", "."], ".: a folder; name a file of events"),
         (["--segments", "segments.yaml", "--events", "-", "--until", "tomorrow"], "--until tomorrow: "),
     ],
 )
@@ -173,6 +179,23 @@ def test_a_folder_without_state_ends_with_1(tmp_path: Path) -> None:
         assert "Traceback" not in done.stderr
 
 
+def test_of_the_copies_that_processes_hold_of_a_partition_the_newest_counts(folder: Path) -> None:
+    files = ["--segments", "segments.yaml", "--events", "-"]
+    lines = EVENTS.splitlines(keepends=True)
+    for process, events, offset in ((0, lines[:1], 3), (1, lines, 7), (2, [], 0)):
+        copy = folder / f"data/process-{process}/partition-0"
+        copy.parent.mkdir(parents=True)
+        done = rollcall("replay", *files, "--state", str(copy), given=b"".join(events).decode(), at=folder)
+        assert done.returncode == 0, done.stderr
+        with closing(RocksdbStore.open(copy)) as store:
+            writes = WriteSet()
+            add_position(writes, Position("changelog", offset, 0))
+            store.write(writes)
+    listed = rollcall("members", "--state", "data", "--json", at=folder)
+    assert orjson.loads(listed.stdout) == {"buyers": 1, "sleepers": 1}
+    assert rollcall("explain", "bert", "--state", "data", at=folder).stdout.startswith("bert, as of 2024-02-15")
+
+
 def test_replay_counts_the_members_at_the_end_when_asked(folder: Path) -> None:
     words = ["replay", "--segments", "segments.yaml", "--events", "-", "--until", "2024-06-01T00:00:00Z", "--members"]
     done = rollcall(*words, at=folder, given=EVENTS.decode())
@@ -194,6 +217,36 @@ def test_a_purchase_list_becomes_events_or_is_refused_with_its_lines(folder: Pat
     done = rollcall("convert", "list.csv", *columns, "--output", "events", at=folder)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "1 events\n")
     assert orjson.loads((folder / "events").read_bytes())["properties"]["total"] == 10.5
+
+
+@pytest.mark.parametrize("flag", ["--output", "--dead-letters"])
+def test_a_file_that_cannot_be_written_is_named(folder: Path, flag: str) -> None:
+    words = ["replay", "--segments", "segments.yaml", "--events", "events.ndjson", flag, "no/such/folder"]
+    done = rollcall(*words, at=folder)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "rollcall: no/such/folder: No such file or directory\n"
+
+
+def test_events_are_read_from_a_named_pipe(folder: Path) -> None:
+    os.mkfifo(folder / "pipe")
+    with subprocess.Popen(["cp", str(folder / "events.ndjson"), str(folder / "pipe")]) as writer:
+        done = rollcall("replay", "--segments", "segments.yaml", "--events", "pipe", at=folder)
+        writer.kill()
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, 4), done.stderr
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_data_folder_that_cannot_be_is_named_with_the_flag(folder: Path, processes: str) -> None:
+    done = rollcall("worker", "--data-dir", "segments.yaml", "--web-port", "0", "--processes", processes, at=folder)
+    assert done.returncode == 1
+    assert "segments.yaml" in done.stderr
+    assert "choose another --data-dir, or let this user write there" in done.stderr
+
+
+def test_reference_pages_are_written_in_a_checkout_only(tmp_path: Path) -> None:
+    done = rollcall("docs", "--write", at=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "rollcall: there is no folder docs/ here: run it in a checkout of Rollcall\n"
 
 
 def test_config_shows_the_settings_in_force_with_secrets_masked(tmp_path: Path) -> None:

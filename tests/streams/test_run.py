@@ -197,6 +197,8 @@ def test_on_a_terminal_it_goes_on_until_ctrl_c_and_then_ends_with_0(temporary: P
         (["--partitions", "5"], "the mock broker has 4 partitions; --broker kafka takes more"),
         (["--events", "events.ndjson"], "--events FILE needs --segments FILE"),
         (["--segments", str(DEMO / "segments.yaml"), "--events", "no-such-file"], "no-such-file: no such file"),
+        (["--segments", str(DEMO / "segments.yaml"), "--events", str(DEMO)], "demo: a folder; name a file of events"),
+        (["--web-port", "70000"], "--web-port"),
         (["--segments", "no-such-file"], "no-such-file: No such file or directory"),
     ],
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from streams.settings import Settings, SettingsError, load_settings, milliseconds, shown_settings
+from streams.settings import Settings, SettingsError, environment_of, load_settings, milliseconds, shown_settings
 
 
 @pytest.fixture(autouse=True)
@@ -73,6 +73,8 @@ def test_every_wrong_setting_is_reported_at_once_with_where_it_can_be_set() -> N
         ({"app_id": "no spaces"}, "app_id (flag --app-id"),
         ({"idle_grace": "soon"}, "idle_grace (flag --idle-grace"),
         ({"changes_topic": ""}, "changes_topic (flag --changes-topic"),
+        ({"processes": "0"}, "processes (flag --processes, variable ROLLCALL_PROCESSES, key in rollcall.toml): "),
+        ({"processes": "3", "web_port": "65534"}, "web_port: 3 processes need the ports 65534 to 65536, and 65535 is"),
         ({"security_protocol": "SASL_SSL"}, "SASL needs sasl_mechanism, sasl_username and sasl_password"),
     ],
 )
@@ -100,6 +102,18 @@ def test_secrets_are_shown_masked(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.sasl_password is not None
     assert settings.sasl_password.get_secret_value() == "geheim"
     assert list(shown) == list(Settings.model_fields)
+
+
+def test_a_process_gets_the_same_settings_from_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("rollcall.toml").write_text('topics = ["a", "b"]\nsasl_password = "geheim"\nbackfill_share = 0.1\n')
+    monkeypatch.setenv("ROLLCALL_MEMBERSHIPS_TOPIC", "")
+    settings = load_settings({"web_port": "0", "segments": "", "data_dir": "some where", "processes": "3"})
+    variables = environment_of(settings)
+    assert "ROLLCALL_APP_ID" not in variables
+    Path("rollcall.toml").unlink()
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert load_settings() == settings
 
 
 def test_what_is_not_set_is_shown_empty_and_lists_between_commas() -> None:
