@@ -141,6 +141,7 @@ class Definitions:
         self.timed_counts: dict[int, CountFeature] = {}
         self.sums: dict[int, SumFeature] = {}
         self.registers: dict[str, RegisterFeature] = {}
+        self.register_keys: set[int] = set()
         self.indexes: dict[str, PredicateIndex[EntryFeature]] = {}
         self.true_by_default: dict[str, Segment] = {}
         self.default_keys: set[int] = set()
@@ -177,6 +178,7 @@ class Definitions:
         feature = self.registers.get(register)
         if feature is None:
             feature = self.registers[register] = RegisterFeature(register)
+            self.register_keys.add(feature.key)
         return feature.atom(identity, access, test)
 
     def _index(self, feature: EntryFeature, predicate: Predicate) -> None:
@@ -230,6 +232,7 @@ class Definitions:
         self.forgotten.add(feature.key)
         if isinstance(feature, RegisterFeature):
             del self.registers[feature.identity]
+            self.register_keys.discard(feature.key)
             return
         predicate = self._predicates.pop(feature.identity)
         self.indexes[predicate.event_type].remove(predicate.access, feature)

@@ -361,8 +361,22 @@ def worker(settings: Settings) -> None:
     from streams.service import serve
 
     configure_logs(settings)
-    fixed = None if settings.segments is None else _segments(settings.segments)
-    asyncio.run(serve(settings, fixed))
+    asyncio.run(serve(settings, () if settings.segments is None else _segments(settings.segments)))
+
+
+@app.command("fixed-worker", hidden=True)
+@with_settings
+def fixed_worker(settings: Settings) -> None:
+    """What `run` starts on a broker in memory, which holds no definitions topic: the segments of the file alone."""
+    import asyncio
+
+    from streams.logs import configure_logs
+    from streams.service import serve
+
+    if settings.segments is None:
+        raise CommandError("fixed-worker needs --segments FILE", WRONG_USE)
+    configure_logs(settings)
+    asyncio.run(serve(settings, _segments(settings.segments), fixed=True))
 
 
 @app.command()

@@ -25,7 +25,9 @@ from streams.kafka.security import Connection
 from streams.kafka.transactions import end_transaction_of
 from streams.metrics import Metrics
 from streams.outgoing import changelog_topic
+from streams.pace import Pace
 from streams.partition import Partition
+from streams.redefining import Background
 from streams.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -68,6 +70,7 @@ class Opener:
         self._topic = changelog_topic(settings)
         self._cache = block_cache(settings.cache_mib << 20)
         self._follower = follower
+        self._background = Background(connection, Pace(settings.backfill_share))
         self.definitions: Definitions | None = None
         self.fingerprint = LIVE
         if segments is not None:
@@ -99,7 +102,7 @@ class Opener:
         if held is not None and held.store is store:
             held.reset(epoch, lineage)
             return held
-        return Partition(number, epoch, lineage, store, self._settings, self._connection, self.definitions)
+        return Partition(number, epoch, lineage, store, self._settings, self._background, self.definitions)
 
     def folder(self, number: int) -> Path:
         return self._settings.data_dir / f"{FOLDER_STEM}{number}"
@@ -224,12 +227,16 @@ class Opener:
 
     def _require_definitions(self, number: int, store: RocksdbStore) -> None:
         checkpoint = read_checkpoint(store)
-        if checkpoint is not None and checkpoint.definitions != self.fingerprint:
-            raise StateError(
-                f"the state of partition {number} (application {self._settings.app_id!r}) was made with other segment "
-                "documents: what it has not counted it cannot know. Start with the documents it was made with, or "
-                f"rebuild from the input topics: `rollcall worker --app-id {self._settings.app_id}-2 …`"
-            )
+        if checkpoint is None or checkpoint.definitions == self.fingerprint:
+            return
+        made = "with other segment documents: what it has not counted it cannot know"
+        if LIVE in {checkpoint.definitions, self.fingerprint}:
+            kinds = ("whose segments were fixed", "that follows the definitions topic")
+            made = f"by a worker {kinds[checkpoint.definitions == LIVE]}, this is one {kinds[self.fingerprint == LIVE]}"
+        raise StateError(
+            f"the state of partition {number} (application {self._settings.app_id!r}) was made {made}. "
+            f"Rebuild it from the input topics: `rollcall worker --app-id {self._settings.app_id}-2 …`"
+        )
 
 
 def _age_ms(instant_ms: int) -> int:
