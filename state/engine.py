@@ -510,12 +510,10 @@ class Computation:
         nexts += [sums[key].expire(customer, amounts, at_ms, []) for key, amounts in tuple(customer.sums.items())]
         customer.deadline_ms = min(nexts, default=NEVER_MS)
 
-    def fold_history(self, records: Records, features: History) -> None:
+    def fold_history(self, events: Iterable[Event], features: History) -> None:
         """Fold events from before live ones took over into features that were not kept then; decides nothing."""
         number = 0 if self._asking is None else self._asking.number
-        for event in records:
-            if not isinstance(event, Event):
-                continue
+        for event in events:
             customer = self.customers[event.customer_id]
             if not customer.known or customer.born == number:
                 continue

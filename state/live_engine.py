@@ -14,7 +14,7 @@ from conditions.events import Event
 from conditions.features import Atom, CountFeature, Feature, RegisterFeature, ValueAtom
 from conditions.json_values import decode_segment
 from state.customers import is_spill
-from state.engine import MARKER_KEY, BatchResult, PartitionEngine, Records
+from state.engine import MARKER_KEY, BatchResult, PartitionEngine
 from state.redefinition import (
     SEGMENT_MARK,
     Asking,
@@ -42,8 +42,10 @@ def stored_segments(store: Store) -> list[SegmentDocument]:
 class LiveEngine(PartitionEngine):
     """A partition's engine that keeps its segments in the store and changes them by redefinitions, one at a time."""
 
-    def __init__(self, store: Store, **options: Any) -> None:
+    def __init__(self, store: Store, *, begins_ms: int | None = None, **options: Any) -> None:
+        """`begins_ms` is where the topics begin for a partition that has applied nothing yet, if they lost more."""
         super().__init__(store, Definitions(), **options)
+        self._begins_ms = begins_ms
         self.redefinition: Redefinition | None = None
         self._history: History | None = None
         self._load()
@@ -101,6 +103,8 @@ class LiveEngine(PartitionEngine):
             position, position, "backfill", changed, ends=dict(ends), began_ms=self.marker.clock_ms
         )
         self._prepare(redefinition)
+        if not self.marker.applied:
+            redefinition.history_from_ms = self._begins_ms
         if not self.marker.applied or not self._missing(redefinition):
             self._activate(redefinition, result)
         else:
@@ -109,13 +113,20 @@ class LiveEngine(PartitionEngine):
             write_redefinition(result.writes, redefinition)
         return self._staged(result)
 
-    def backfill(self, records: Records) -> BatchResult:
+    @property
+    def backfilled_types(self) -> frozenset[str]:
+        """The types of the events that the backfill under way folds."""
+        self._under_way("backfill")
+        assert self._history is not None, "a backfill has features to fill"
+        return self._history.event_types
+
+    def backfill(self, events: Iterable[Event]) -> BatchResult:
         """Fold old events. To fold one again changes nothing, so whoever goes on may begin anew."""
         self._under_way("backfill")
         assert self._history is not None, "a backfill has features to fill"
-        customers = self._cache.prefetch(each.customer_id for each in records if isinstance(each, Event))
-        computation = self._computation(customers, [], (0, ""))
-        computation.fold_history(records, self._history)
+        found = [event for event in events if self._history.concerns(event)]
+        computation = self._computation(self._cache.prefetch(each.customer_id for each in found), [], (0, ""))
+        computation.fold_history(found, self._history)
         return self._staged(computation.result(0))
 
     def finish_backfill(self, history_from_ms: int | None) -> BatchResult:

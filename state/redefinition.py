@@ -20,7 +20,7 @@ import xxhash
 
 from conditions.definitions import Definitions, Segment
 from conditions.documents import SegmentDocument
-from conditions.events import CUSTOMER_DELETE, CustomerUpdate, Event
+from conditions.events import CUSTOMER_DELETE, CUSTOMER_UPDATE, CustomerUpdate, Event
 from conditions.features import CountFeature, EntryFeature, Feature, RegisterFeature, SumFeature, stable_key
 from conditions.index import PredicateIndex
 from conditions.json_values import decode_segment
@@ -187,6 +187,19 @@ class History:
                 predicate = definitions.predicate_of(feature)
                 index = self._indexes.setdefault(predicate.event_type, PredicateIndex())
                 index.add(predicate.access, predicate.test, feature)
+
+    @property
+    def event_types(self) -> frozenset[str]:
+        """Events of other types change nothing."""
+        updates = {CUSTOMER_UPDATE} if self._registers else set()
+        return frozenset(self._indexes.keys() | updates)
+
+    def concerns(self, event: Event) -> bool:
+        """Whether the event may change a summary."""
+        if self._registers and isinstance(event.payload, CustomerUpdate):
+            return True
+        index = self._indexes.get(event.type)
+        return index is not None and bool(index.match(event))
 
     def fold(self, customer: Customer, event: Event, clock_ms: int) -> bool:
         """Whether the event changed a summary. What it flips is asked when the segments are activated."""

@@ -2,41 +2,88 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from heapq import heapify, heapreplace
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
 
 from conditions.events import CUSTOMER_DELETE, Event
 from connectors.json_events import record_decoder
 from state.redefinition import Erasures, Place
+from streams.kafka.errors import Unreachable
 from streams.kafka.security import Connection
 from streams.pace import Pace
 
 POLL_MS = 200
 POLL_RECORDS = 1_000
 BATCH_EVENTS = 1_000
-DELETE_TYPE = CUSTOMER_DELETE.encode()
-ESCAPE = b"\\u"  # JSON can write any letter so, those of the type too
+ESCAPE = rb"\\u"  # JSON can write any letter so, those of the type too
+
+
+@asynccontextmanager
+async def _consumer(connection: Connection) -> AsyncIterator[AIOKafkaConsumer]:
+    consumer = AIOKafkaConsumer(
+        **connection.arguments(),
+        isolation_level="read_committed",
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        fetch_max_wait_ms=100,
+    )
+    try:
+        await consumer.start()
+        yield consumer
+    finally:
+        await consumer.stop()
+
+
+async def history_from_ms(number: int, topics: Iterable[str], connection: Connection, now_ms: int) -> int | None:
+    """What a partition that reads its topics from the start begins with; None where no topic has lost its beginning.
+
+    Raises Unreachable.
+    """
+    places = [TopicPartition(topic, number) for topic in topics]
+    try:
+        async with _consumer(connection) as consumer:
+            starts = await consumer.beginning_offsets(places)
+            cut = [place for place in places if starts[place]]
+            ends = await consumer.end_offsets(cut) if cut else {}
+            sources = [_Source(place, 0, ends[place], now_ms, Pace(1.0)) for place in cut]
+            for source in sources:
+                consumer.assign([source.place])
+                await source.rewind(consumer)
+                await source.fill(consumer, _naming(()))
+    except KafkaError as error:
+        raise Unreachable(connection.bootstrap_servers, f"looking where the inputs begin ({error!r})") from error
+    return max((each.lost_ms for each in sources if each.lost_ms is not None), default=None)
 
 
 class BackfillReader:
     """Reads one partition number of some topics, from the start of what they retain to the given offsets.
 
-    First all erasures are learned, then the events come that those have spared, in the order in which the partition
-    merges its topics. `latest_ms` is the partition's clock at those offsets: no record counts as later. When a topic no
-    longer has its beginning, `history_from_ms` says what the rest begins with.
+    First all erasures are learned, then the events of the given types come that those have spared, in the order in
+    which the partition merges its topics. `latest_ms` is the partition's clock at those offsets: no record counts as
+    later. When a topic no longer has its beginning, `history_from_ms` says what the rest begins with.
     """
 
     def __init__(
-        self, number: int, ends: Mapping[str, int], latest_ms: int, connection: Connection, pace: Pace
+        self,
+        number: int,
+        ends: Mapping[str, int],
+        event_types: Iterable[str],
+        latest_ms: int,
+        connection: Connection,
+        pace: Pace,
     ) -> None:
         self._sources = [
             _Source(TopicPartition(topic, number), order, end, latest_ms, pace)
             for order, (topic, end) in enumerate(ends.items())
         ]
+        self._wanted = _naming(event_types)
         self._connection = connection
         self._passes_done = 0
 
@@ -54,29 +101,22 @@ class BackfillReader:
     async def batches(self) -> AsyncIterator[list[Event]]:
         """The events, in batches. Raises aiokafka's errors: begin again then."""
         self._passes_done = 0
-        consumer = AIOKafkaConsumer(
-            **self._connection.arguments(),
-            isolation_level="read_committed",
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            fetch_max_wait_ms=100,
-        )
-        await consumer.start()
-        try:
+        async with _consumer(self._connection) as consumer:
             erasures = await self._learned(consumer)
             self._passes_done = 1
             async for batch in self._spared(consumer, erasures):
                 yield batch
-        finally:
-            await consumer.stop()
 
     async def _learned(self, consumer: AIOKafkaConsumer) -> Erasures:
-        erasures = Erasures()
+        erasures, naming = Erasures(), _naming([CUSTOMER_DELETE])
         for source in self._sources:
             consumer.assign([source.place])  # its records alone are fetched
             await source.rewind(consumer)
-            while records := await source.fetch(consumer):
-                source.learn(records, erasures)
+            while await source.fill(consumer, naming):
+                for place, event in source.decoded:
+                    if event is not None:
+                        erasures.learn(place, event)
+                source.decoded.clear()
         return erasures
 
     async def _spared(self, consumer: AIOKafkaConsumer, erasures: Erasures) -> AsyncIterator[list[Event]]:
@@ -84,13 +124,13 @@ class BackfillReader:
         for source in self._sources:
             await source.rewind(consumer)
         batch: list[Event] = []
-        waiting = [source for source in self._sources if await source.fill(consumer)]
+        waiting = [source for source in self._sources if await source.fill(consumer, self._wanted)]
         while waiting:
             batch += [event for place, event in _merged(waiting) if erasures.spared(place, event)]
             if len(batch) >= BATCH_EVENTS:
                 yield batch
                 batch = []
-            waiting = [source for source in waiting if source.decoded or await source.fill(consumer)]
+            waiting = [each for each in waiting if each.decoded or await each.fill(consumer, self._wanted)]
         if batch:
             yield batch
 
@@ -122,7 +162,7 @@ class _Source:
         if self._start:
             self.lost_ms = self._latest_ms  # unless a record shows up
 
-    async def fetch(self, consumer: AIOKafkaConsumer) -> list[Any]:
+    async def _fetch(self, consumer: AIOKafkaConsumer) -> list[Any]:
         """The next records; none once the end is reached."""
         while (position := await consumer.position(self.place)) < self._end:
             self.read = position - self._start
@@ -137,22 +177,14 @@ class _Source:
         self.read = self.total
         return []
 
-    def learn(self, records: Sequence[Any], erasures: Erasures) -> None:
-        """Tell of the erasures among the records."""
+    async def fill(self, consumer: AIOKafkaConsumer, wanted: re.Pattern[bytes]) -> bool:
+        """Have more records, decoded where the pattern finds something; whether there were any before the end."""
+        records = await self._fetch(consumer)
         with self._pace.piece():
             for place, record in zip(self._places(records), records, strict=True):
                 value = record.value
-                if value is not None and (DELETE_TYPE in value or ESCAPE in value):
-                    event = self._event(place, record)
-                    if event is not None:
-                        erasures.learn(place, event)
-
-    async def fill(self, consumer: AIOKafkaConsumer) -> bool:
-        """Have more decoded records, unless the end is reached; whether there are."""
-        records = await self.fetch(consumer)
-        with self._pace.piece():
-            places = self._places(records)
-            self.decoded += [(place, self._event(place, each)) for place, each in zip(places, records, strict=True)]
+                is_wanted = value is not None and wanted.search(value) is not None
+                self.decoded.append((place, self._event(record) if is_wanted else None))
         return bool(records)
 
     def _places(self, records: Iterable[Any]) -> Iterator[Place]:
@@ -164,9 +196,14 @@ class _Source:
             self._newest_ms = max(self._newest_ms, timestamp_ms, 0)
             yield self._newest_ms, self._order, record.offset
 
-    def _event(self, place: Place, record: Any) -> Event | None:
+    def _event(self, record: Any) -> Event | None:
         found = self._decode(record.value, record.key, min(record.timestamp, self._latest_ms), record.offset)
         return found if isinstance(found, Event) else None
+
+
+def _naming(event_types: Iterable[str]) -> re.Pattern[bytes]:
+    """Finds every record of these types, and some others: most need not be decoded to see that they are neither."""
+    return re.compile(b"|".join([ESCAPE, *(re.escape(each).encode() for each in event_types)]))
 
 
 def _merged(sources: Sequence[_Source]) -> Iterator[tuple[Place, Event]]:

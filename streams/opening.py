@@ -17,6 +17,7 @@ from state.definitions_record import memberships_fingerprint, remember_segments
 from state.engine import Marker, read_marker
 from state.rocksdb_store import RocksdbStore, block_cache, move_aside
 from state.store import StateError, UnreadableStateError
+from streams.backfill import history_from_ms
 from streams.definitions import DefinitionsFollower
 from streams.kafka.changelog import ChangelogBatch, RestoreOptions, restore
 from streams.kafka.errors import ChangelogGone, StreamsError
@@ -92,8 +93,7 @@ class Opener:
             self._require_definitions(number, store)
             if self._segments is not None:
                 remember_segments(store, self._segments)
-            elif self._follower is not None:
-                await self._follower.wait_for((read_marker(store) or Marker()).definitions)
+            background = await self._prepared(number, read_marker(store) or Marker())
         except BaseException:
             store.close()
             raise
@@ -102,7 +102,17 @@ class Opener:
         if held is not None and held.store is store:
             held.reset(epoch, lineage)
             return held
-        return Partition(number, epoch, lineage, store, self._settings, self._background, self.definitions)
+        return Partition(number, epoch, lineage, store, self._settings, background, self.definitions)
+
+    async def _prepared(self, number: int, marker: Marker) -> Background:
+        """Wait until this worker's definitions are as new as the partition's, and see where a new one begins."""
+        if self._follower is None:
+            return self._background
+        await self._follower.wait_for(marker.definitions)
+        if marker.applied:
+            return self._background
+        begins_ms = await history_from_ms(number, self._settings.topics, self._connection, _now_ms())
+        return self._background._replace(begins_ms=begins_ms)
 
     def folder(self, number: int) -> Path:
         return self._settings.data_dir / f"{FOLDER_STEM}{number}"

@@ -92,7 +92,7 @@ class Partition:
         }
         if definitions is not None:
             return PartitionEngine(self.store, definitions, **options)
-        engine = LiveEngine(self.store, **options)
+        engine = LiveEngine(self.store, begins_ms=background.begins_ms, **options)
         self.redefining = Redefining(self.number, engine, background)
         return engine
 

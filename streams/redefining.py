@@ -67,6 +67,7 @@ class Background(NamedTuple):
 
     connection: Connection
     pace: Pace
+    begins_ms: int | None = None  # where a new partition's topics begin, if they have lost their beginning
 
 
 class Redefining:
@@ -75,7 +76,7 @@ class Redefining:
     def __init__(self, number: int, engine: LiveEngine, background: Background) -> None:
         self._number = number
         self._engine = engine
-        self._connection, self._pace = background
+        self._connection, self._pace, _ = background
         self._reading: asyncio.Task[None] | None = None
         self._reader: BackfillReader | None = None
         self._batches: asyncio.Queue[list[Event] | None] = asyncio.Queue(READ_AHEAD_BATCHES)
@@ -149,8 +150,14 @@ class Redefining:
 
     def _read_back(self, redefinition: Redefinition) -> BatchResult | None:
         if self._reading is None:
-            ends, began_ms = redefinition.ends, redefinition.began_ms
-            self._reader = BackfillReader(self._number, ends, began_ms, self._connection, self._pace)
+            self._reader = BackfillReader(
+                self._number,
+                redefinition.ends,
+                self._engine.backfilled_types,
+                redefinition.began_ms,
+                self._connection,
+                self._pace,
+            )
             self._reading = asyncio.create_task(self._fill(self._reader))
         if self._batches.empty():
             return None

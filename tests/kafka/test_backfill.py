@@ -16,12 +16,14 @@ from tests.kafka.workers import START_MS, Feed, NewStage, Sent, Stage, visit
 
 pytestmark = pytest.mark.kafka
 
+VISITS = ["page.visit"]
+
 
 async def read_back(
     stage: Stage, ends: Mapping[str, int], latest_ms: int = START_MS + 1_000_000
 ) -> tuple[list[str], BackfillReader]:
     """The ids of the events that a backfill folds, in their order."""
-    reader = BackfillReader(0, ends, latest_ms, Connection(stage.bootstrap_servers), Pace(1.0))
+    reader = BackfillReader(0, ends, VISITS, latest_ms, Connection(stage.bootstrap_servers), Pace(1.0))
     events = [event async for batch in reader.batches() for event in batch]
     assert reader.progress == 1.0
     return [event.event_id for event in events], reader
@@ -89,7 +91,7 @@ async def test_no_record_counts_as_later_than_the_clock_had_come(new_stage: NewS
     stage = new_stage(partitions=1)
     [topic] = stage.topics
     stage.send(visits(topic, "ann", ["a"], START_MS + 60_000))
-    reader = BackfillReader(0, {topic: 1}, START_MS, Connection(stage.bootstrap_servers), Pace(1.0))
+    reader = BackfillReader(0, {topic: 1}, VISITS, START_MS, Connection(stage.bootstrap_servers), Pace(1.0))
     [[event]] = [batch async for batch in reader.batches()]
     assert event.time_ms == START_MS
 
@@ -121,3 +123,15 @@ segments:
     assert status["ever"]["history_from"].startswith("2025-10-09T"), "the record timestamp of offset 100"
     assert status["lately"]["history_from"] is None
     assert status["often"]["history_from"] is None
+
+
+def test_what_the_topics_had_lost_before_the_first_start_is_told_too(new_stage: NewStage) -> None:
+    segments = "segments: [{id: ever, name: Ever, conditions: [{kind: page_visit}]}]\n"
+    stage = new_stage(partitions=1, segments=segments)
+    stage.send(visits(stage.topics[0], "ann", ["a", "b", "c"]))
+    trim(stage, stage.topics[0], 2)
+    worker = stage.start("worker")
+    stage.wait_applied()
+    status = json.loads(worker.get("/api/segments/ever")[1])["status"]
+    assert status["history_from"] == "2025-10-09T08:53:22.000Z", "the record timestamp of what is left"
+    assert worker.stop() == 0, worker.log_tail()

@@ -10,7 +10,7 @@ import pytest
 
 from conditions.documents import SegmentDocument, encode_segment, parse_segments
 from conditions.events import Event, Rejected
-from connectors.json_events import line_decoder
+from connectors.json_events import line_decoder, record_decoder
 from state.customers import decode_customer, is_spill
 from state.live_engine import LiveEngine
 from state.memory_store import MemoryStore
@@ -213,3 +213,48 @@ def test_edits_at_any_time_end_in_the_members_that_the_last_definitions_have(
 
     assert stream.members() == replay(documents(stream), stream.lines).members
     assert not unread(stream), "what nobody reads any more is forgotten"
+
+
+VISITED = {"id": "visited", "name": "Visited", "conditions": [{"kind": "app_screen", "screen": "cart"}]}
+
+
+def begin(engine: LiveEngine, position: int, document: SegmentDocument | None) -> None:
+    changed = engine.differences(["visited"], lambda _: document, lambda _: position)
+    engine.begin_redefinition(position, changed, {TOPICS[0]: 1})
+
+
+def record(value: Mapping[str, object], offset: int) -> Event | Rejected:
+    return record_decoder(TOPICS[0], 0)(msgspec.json.encode(value), b"ann", 1_000 + offset, offset)
+
+
+def test_a_segment_that_comes_back_before_its_deletion_is_committed_is_read_back() -> None:
+    [visited] = parse_segments({"segments": [VISITED]})
+    engine = LiveEngine(MemoryStore())
+    begin(engine, 1, visited)
+    engine.run([record({}, 0)], 0)  # nobody is known, so nobody has to be asked
+    for _ in range(2):
+        engine.commit()
+
+    begin(engine, 2, None)
+    screen = {"event_id": "1", "type": "app.screen", "customer_id": "ann", "properties": {"screen": "cart"}}
+    engine.run([record(screen, 1)], 0)
+    begin(engine, 3, visited)
+
+    assert engine.redefinition is not None
+    assert engine.redefinition.stage == "backfill"
+
+
+def test_discarding_compiles_definitions_anew_only_where_they_have_changed() -> None:
+    [visited] = parse_segments({"segments": [VISITED]})
+    engine = LiveEngine(MemoryStore())
+    begin(engine, 1, visited)
+    engine.commit()
+    compiled = engine.definitions
+
+    engine.run([record({}, 0)], 0)
+    engine.discard()
+    assert engine.definitions is compiled
+
+    begin(engine, 2, None)
+    engine.discard()
+    assert [*engine.definitions.segments] == ["visited"]
