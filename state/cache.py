@@ -32,6 +32,19 @@ class CustomerCache:
         cached.update(working)  # now the newest in the dict's order, which is the order of use
         return working
 
+    def visit(self, customer_ids: Iterable[str]) -> dict[str, Customer]:
+        """Those of these customers that are known, without keeping them: who goes through all pushes nobody out."""
+        found: dict[str, Customer] = {}
+        missing: list[str] = []
+        for customer_id in customer_ids:
+            customer = self._customers.get(customer_id)
+            if customer is None:
+                missing.append(customer_id)
+            else:
+                found[customer_id] = customer
+        self._read(missing, found)
+        return found
+
     def trim(self) -> None:
         """Give up the longest unused down to the capacity. Called between batches: no customer may be in work."""
         surplus = len(self._customers) - self._capacity

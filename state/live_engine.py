@@ -142,7 +142,7 @@ class LiveEngine(PartitionEngine):
         redefinition = self._under_way("scan")
         keys = [key for key, _ in islice(self.store.scan(after=redefinition.cursor), most_customers)]
         limit = (self.marker.clock_ms + 1, "")
-        customers = self._cache.prefetch(key.decode() for key in keys if not is_spill(key))
+        customers = self._cache.visit(key.decode() for key in keys if not is_spill(key))
         computation = self._computation(customers, [], limit)
         redefinition.cursor = keys[-1] if keys else redefinition.cursor
         computation.ask_all(redefinition.cursor, now_ms)
