@@ -81,6 +81,7 @@ class Redefining:
         self._reader: BackfillReader | None = None
         self._batches: asyncio.Queue[list[Event] | None] = asyncio.Queue(READ_AHEAD_BATCHES)
         self._compared = False  # whether every segment has been compared with the history, once
+        self._noted = 0  # the redefinition that was begun or resumed here
 
     def step(self, wanted: WantedDefinitions, ends: Mapping[str, int], now_ms: int) -> BatchResult | None:
         """The next thing to decide, or None where there is none just now. `ends` are the next offsets of the topics."""
@@ -88,6 +89,9 @@ class Redefining:
         redefinition = engine.redefinition
         if redefinition is None:
             return self._begin(wanted, ends)
+        if redefinition.number != self._noted:
+            self._noted = redefinition.number
+            log.info("definitions_resumed", partition=self._number, stage=redefinition.stage)
         if not self._pace.is_due():
             return None
         if redefinition.stage == "backfill":
@@ -97,7 +101,7 @@ class Redefining:
 
     def reset(self) -> None:
         """Begin anew with what the engine has taken from its store."""
-        self._compared = False
+        self._compared, self._noted = False, 0
         self.stop()
 
     def stop(self) -> None:
@@ -138,6 +142,7 @@ class Redefining:
         if not changed:
             engine.marker.definitions = position
             return None
+        self._noted = position
         log.info("definitions_change", partition=self._number, segments=len(changed), position=position)
         return engine.begin_redefinition(position, changed, ends)
 

@@ -133,6 +133,9 @@ def test_random_edits_in_a_running_stream_end_in_the_members_that_the_oracle_fin
     assert set(stage.memberships()) == expected_members(stage, editor)
     stage.check_memberships()
     stage.check_state()
+    if kills and rounds > SHORT_ROUNDS:
+        logs = b"".join(worker.log_file.read_bytes() for worker in workers)
+        assert b'"definitions_resumed"' in logs, "no kill has hit a change in its midst"
 
 
 def kill_at_a_random_instant(chance: random.Random, worker: WorkerProcess) -> None:
