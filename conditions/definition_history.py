@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
+from itertools import takewhile
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -113,6 +114,7 @@ class DefinitionHistory:
         self._holders: dict[str, str] = {}  # name, and the segment that has it
         self._highest_refused: dict[str, int] = {}  # versions that another reader may have seen in force
         self._unsettled: set[str] = set()
+        self._changed_at: dict[str, int] = {}  # the offset of each segment's last change, the newest at the end
         self.position = 0
         self.problems: deque[Ignored] = deque(maxlen=KEPT_PROBLEMS)
         self.ignored: Counter[Reason] = Counter()
@@ -144,6 +146,10 @@ class DefinitionHistory:
     def unsettled(self) -> frozenset[str]:
         """The segments whose last record is not the one in force: compaction would keep the wrong one."""
         return frozenset(self._unsettled)
+
+    def changed_since(self, position: int) -> list[str]:
+        """The segments with a change at this position or behind it, deleted ones too. Costs what it answers."""
+        return [*takewhile(lambda each: self._changed_at[each] >= position, reversed(self._changed_at))]
 
     @property
     def is_empty(self) -> bool:
@@ -206,6 +212,8 @@ class DefinitionHistory:
             del self._holders[known.document.name]
         changes = (*(known.changes if known is not None else ()), change)[-KEPT_CHANGES:]
         self._definitions[segment_id] = Definition(segment_id, change.version, change.offset, document, changes)
+        self._changed_at.pop(segment_id, None)
+        self._changed_at[segment_id] = change.offset
         if document is None:
             self._in_force.remove(segment_id)
         else:

@@ -141,6 +141,7 @@ class Definitions:
         self.first_flips_ms: dict[int, int] = {}  # of the counts that time alone can change, by feature key
         self.sums: dict[int, SumFeature] = {}
         self.registers: dict[str, RegisterFeature] = {}
+        self.register_keys: set[int] = set()
         self.indexes: dict[str, PredicateIndex[EntryFeature]] = {}
         self.true_by_default: dict[str, Segment] = {}
         self.default_keys: set[int] = set()
@@ -177,6 +178,7 @@ class Definitions:
         feature = self.registers.get(register)
         if feature is None:
             feature = self.registers[register] = RegisterFeature(register)
+            self.register_keys.add(feature.key)
         return feature.atom(identity, access, test)
 
     def _index(self, feature: EntryFeature, predicate: Predicate) -> None:
@@ -236,6 +238,7 @@ class Definitions:
         self.forgotten.add(feature.key)
         if isinstance(feature, RegisterFeature):
             del self.registers[feature.identity]
+            self.register_keys.discard(feature.key)
             return
         predicate = self._predicates.pop(feature.identity)
         self.indexes[predicate.event_type].remove(predicate.access, feature)

@@ -35,7 +35,10 @@ INLINE_ENTRIES = 32  # a summary that may hold more is written by itself, so whi
 # memory: with many customers, fetching that memory is what costs. A summary that may be long is a list.
 Entries = tuple[int, ...] | list[int]
 AmountEntry = tuple[int, int, int]  # event time, hash of the event's id, amount in micros
-Register = tuple[int, Any, list[int]]  # event time, value, hashes of the events that wrote at that time
+# Event time, value, and hashes of the events that wrote at that time, in the order of their records. Where some of them
+# were read back, READ_BACK stands behind those.
+Register = tuple[int, Any, list[int]]
+READ_BACK = -1
 
 
 class Summaries:
@@ -489,6 +492,23 @@ class RegisterFeature:
         summaries.registers[self.key] = (time_ms, value, writers)
         before = set() if old is None else set(self._index.match(old[1]))
         flipped.extend(before ^ set(self._index.match(value)))
+        return True
+
+    def fold_old(self, summaries: Summaries, value: Any, time_ms: int, id_hash: int) -> bool:
+        """Write a value that was read back, in the order of such records: any live record comes later than it.
+
+        Answers whether the register changed.
+        """
+        old = summaries.registers.get(self.key)
+        if old is None or time_ms > old[0]:
+            summaries.registers[self.key] = (time_ms, value, [id_hash, READ_BACK])
+            return True
+        if time_ms < old[0] or id_hash in old[2]:
+            return False
+        at = old[2].index(READ_BACK) if READ_BACK in old[2] else -1
+        before, live = old[2][: max(at, 0)], old[2][at + 1 :]
+        writers = [*before, id_hash, READ_BACK, *live]
+        summaries.registers[self.key] = (time_ms, old[1] if live else value, writers)
         return True
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from heapq import merge as merge_sorted
 
-from conditions.features import AmountEntry, Entries, Register
+from conditions.features import READ_BACK, AmountEntry, Entries, Register
 
 
 def merge_entries(first: Entries, second: Entries, keep: int) -> Entries:
@@ -30,6 +30,7 @@ def merge_registers(first: Register, second: Register) -> Register:
     """The newer of two values; at the same event time the second, whose records came later."""
     if first[0] != second[0]:
         return max(first, second, key=lambda register: register[0])
-    later = [writer for writer in second[2] if writer not in first[2]]
+    known = [writer for writer in first[2] if writer != READ_BACK]
+    later = [writer for writer in second[2] if writer not in first[2] and writer != READ_BACK]
     # What only repeats events that the first knows changes nothing.
-    return (first[0], second[1], [*first[2], *later]) if later else first
+    return (first[0], second[1], [*known, *later]) if later else first

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from state.customers import Customer, add_spilled, customer_key, decode_customer, spill_key
 from state.overlay import Overlay
@@ -36,6 +36,13 @@ class CustomerCache:
             self._bring(list(dict.fromkeys(absent)))
             found = [young[customer_id] for customer_id in customer_ids]
         return found  # type: ignore[return-value]  # every None is gone
+
+    def visit(self, customer_ids: Iterable[str]) -> list[Customer]:
+        """Those of these customers that are known, without keeping them: who goes through all pushes nobody out."""
+        found = {each: self._young.get(each) or self._old.get(each) for each in customer_ids}
+        known = {each: customer for each, customer in found.items() if customer is not None}
+        self._read([each for each, customer in found.items() if customer is None], known)
+        return list(known.values())
 
     def trim(self) -> None:
         """Give up who was not used for long. Called between batches: no customer may be in work."""

@@ -474,6 +474,7 @@ class Computation:
         changed = False
         for change in asking.changes:
             changed = self._decide_change(customer, change, asking.activated_ms) or changed
+        changed = self._forget_unread(customer) or changed
         self._plan_anew(customer, asking.activated_ms)
         if changed or customer.deadline_ms != before_ms:
             self._write(customer)
@@ -496,14 +497,26 @@ class Computation:
             self._emit(customer, shown, kind, effective_ms, valid_until_ms, "definition", None, truths, change.version)
         return was_in is not now_in or before is not (change.key in customer.differing)
 
+    def _forget_unread(self, customer: Customer) -> bool:
+        """Keep nothing of features that nobody reads any more. Answers whether there was any."""
+        definitions = self._definitions
+        unread: set[int] = set()
+        kinds = (
+            (customer.counts, definitions.counts.keys()),
+            (customer.sums, definitions.sums.keys()),
+            (customer.registers, definitions.register_keys),
+        )
+        for summaries, read in kinds:
+            keys = summaries.keys() - read
+            for key in keys:
+                del summaries[key]
+            unread |= keys
+        customer.touched |= unread
+        return bool(unread)
+
     def _plan_anew(self, customer: Customer, at_ms: int) -> None:
-        """The next deadline over all features that are read now, and nothing kept of those that no longer are."""
+        """The next deadline over all features that are read now."""
         counts, sums = self._definitions.counts, self._definitions.sums
-        forgotten = {*customer.counts, *customer.sums} - counts.keys() - sums.keys()
-        for key in forgotten:
-            customer.counts.pop(key, None)
-            customer.sums.pop(key, None)
-        customer.touched |= forgotten
         nexts = [counts[key].expire(customer, entries, at_ms, []) for key, entries in tuple(customer.counts.items())]
         nexts += [sums[key].expire(customer, amounts, at_ms, []) for key, amounts in tuple(customer.sums.items())]
         customer.deadline_ms = min(nexts, default=NEVER_MS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from typing import Any
 
@@ -11,10 +11,10 @@ import msgspec
 from conditions.definitions import Definitions, compile_definitions
 from conditions.documents import SegmentDocument, encode_segment, membership_fingerprint
 from conditions.events import Event
-from conditions.features import CountFeature, Feature, RegisterFeature
+from conditions.features import Atom, CountFeature, Feature, RegisterFeature, ValueAtom
 from conditions.json_values import decode_segment
 from state.customers import is_spill
-from state.engine import MARKER_KEY, BatchResult, PartitionEngine, Records
+from state.engine import MARKER_KEY, BatchResult, PartitionEngine
 from state.redefinition import (
     SEGMENT_MARK,
     Asking,
@@ -42,28 +42,50 @@ def stored_segments(store: Store) -> list[SegmentDocument]:
 class LiveEngine(PartitionEngine):
     """A partition's engine that keeps its segments in the store and changes them by redefinitions, one at a time."""
 
-    def __init__(self, store: Store, **options: Any) -> None:
+    def __init__(self, store: Store, *, begins_ms: int | None = None, **options: Any) -> None:
+        """`begins_ms` is where the topics begin for a partition that has applied nothing yet, if they lost more."""
         super().__init__(store, Definitions(), **options)
+        self._begins_ms = begins_ms
         self.redefinition: Redefinition | None = None
         self._history: History | None = None
         self._load()
 
     def discard(self) -> None:
         """Forget what was not committed, definitions included."""
+        stage = self._stage()
         super().discard()
-        self._load()
+        self.redefinition = read_redefinition(self.store)
+        if self._stage() != stage:
+            self._load()
+        elif self.redefinition is not None and self.redefinition.stage == "scan":
+            self._begin_asking(self.redefinition)
+
+    def _stage(self) -> tuple[int, int, str]:
+        """What decides which definitions are compiled: those that are in force, and those that are prepared."""
+        redefinition = self.redefinition
+        if redefinition is None:
+            return self.marker.definitions, 0, ""
+        return self.marker.definitions, redefinition.number, redefinition.stage
 
     # -- asking for a change ------------------------------------------------------------------------------------------
 
     def differences(
-        self, wanted: Mapping[str, SegmentDocument], version_of: Callable[[str], int]
+        self,
+        segment_ids: Iterable[str],
+        wanted: Callable[[str], SegmentDocument | None],
+        version_of: Callable[[str], int | None],
     ) -> list[ChangedSegment]:
-        """What must change for the wanted segments to be in force; `version_of` one that is gone is its last."""
+        """What must change of these segments for the wanted ones to be in force.
+
+        `version_of` one that is gone is the version that deleted it; None: nobody knows, and its last one stands.
+        """
         changed = []
-        for segment_id in sorted(wanted.keys() | self.documents.keys()):
-            before, after = self.documents.get(segment_id), wanted.get(segment_id)
+        for segment_id in sorted(segment_ids):
+            before, after = self.documents.get(segment_id), wanted(segment_id)
             if before != after:
-                version = after.version if after is not None else version_of(segment_id)
+                shown = after or before
+                assert shown is not None, "what differs is there before or after"
+                version = after.version if after is not None else version_of(segment_id) or shown.version
                 changed.append(ChangedSegment(segment_id, _encoded(before), _encoded(after), version))
         return changed
 
@@ -77,8 +99,12 @@ class LiveEngine(PartitionEngine):
         `ends` are the next offsets of each topic: what is before them must be read back for features not kept so far.
         """
         result = self._nothing()
-        redefinition = Redefinition(position, position, "backfill", changed, ends=dict(ends))
+        redefinition = Redefinition(
+            position, position, "backfill", changed, ends=dict(ends), began_ms=self.marker.clock_ms
+        )
         self._prepare(redefinition)
+        if not self.marker.applied:
+            redefinition.history_from_ms = self._begins_ms
         if not self.marker.applied or not self._missing(redefinition):
             self._activate(redefinition, result)
         else:
@@ -87,18 +113,22 @@ class LiveEngine(PartitionEngine):
             write_redefinition(result.writes, redefinition)
         return self._staged(result)
 
-    def backfill(self, records: Records, read: Mapping[str, int]) -> BatchResult:
-        """Fold old events, and remember that the source topics were read up to these offsets."""
-        redefinition = self._under_way("backfill")
+    @property
+    def backfilled_types(self) -> frozenset[str]:
+        """The types of the events that the backfill under way folds."""
+        self._under_way("backfill")
         assert self._history is not None, "a backfill has features to fill"
-        events = [each for each in records if isinstance(each, Event)]
-        customers = self._cache.prefetch([each.customer_id for each in events])
+        return self._history.event_types
+
+    def backfill(self, events: Iterable[Event]) -> BatchResult:
+        """Fold old events. To fold one again changes nothing, so whoever goes on may begin anew."""
+        self._under_way("backfill")
+        assert self._history is not None, "a backfill has features to fill"
+        found = [event for event in events if self._history.concerns(event)]
+        customers = self._cache.prefetch([each.customer_id for each in found])
         computation = self._computation([], (0, ""))
-        computation.fold_history(events, customers, self._history)
-        result = computation.result(0)
-        redefinition.read.update(read)
-        write_redefinition(result.writes, redefinition)
-        return self._staged(result)
+        computation.fold_history(found, customers, self._history)
+        return self._staged(computation.result(0))
 
     def finish_backfill(self, history_from_ms: int | None) -> BatchResult:
         """Everything that is there was read back: the new segments come into force."""
@@ -113,7 +143,7 @@ class LiveEngine(PartitionEngine):
         redefinition = self._under_way("scan")
         keys = [key for key, _ in islice(self.store.scan(after=redefinition.cursor), most_customers)]
         limit = (self.marker.clock_ms + 1, "")
-        customers = self._cache.prefetch([key.decode() for key in keys if not is_spill(key)])
+        customers = self._cache.visit(key.decode() for key in keys if not is_spill(key))
         computation = self._computation([], limit)
         redefinition.cursor = keys[-1] if keys else redefinition.cursor
         computation.ask_all(customers, redefinition.cursor, now_ms)
@@ -123,6 +153,20 @@ class LiveEngine(PartitionEngine):
             self.redefinition = self.asking = None
         write_redefinition(result.writes, self.redefinition)
         return self._staged(result)
+
+    def history_from_ms(self, segment_id: str) -> int | None:
+        """Where the history that the segment in force asks for begins; None where all of it was there."""
+        segment = self.definitions.segments.get(segment_id)
+        if segment is None:
+            return None
+        kept = read_coverage(self._overlay, segment.features())
+        begins_ms = [
+            coverage.history_from_ms
+            for atom in segment.atoms()
+            if (coverage := kept.get(atom.feature.key)) is not None and coverage.history_from_ms is not None
+            if asked_from_ms(atom, self.marker.clock_ms) < coverage.history_from_ms
+        ]
+        return max(begins_ms, default=None)
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
@@ -147,7 +191,7 @@ class LiveEngine(PartitionEngine):
     def _missing(self, redefinition: Redefinition) -> list[Feature]:
         """Features of the prepared segments that are not kept well enough."""
         features = list(dict.fromkeys(feature for segment in self._prepared for feature in segment.features()))
-        kept = read_coverage(self.store, features)
+        kept = read_coverage(self._overlay, features)
         return [feature for feature in features if not covers(kept.get(feature.key), coverage_of(feature))]
 
     def _begin_backfill(self, redefinition: Redefinition) -> None:
@@ -215,6 +259,13 @@ def keep_as_covered(store: Store, definitions: Definitions) -> None:
             if isinstance(feature, CountFeature):
                 feature.keep = max(feature.keep, coverage.keep)
                 definitions.note_flips(feature)
+
+
+def asked_from_ms(atom: Atom, clock_ms: int) -> int:
+    """The earliest event time that the atom's truth depends on."""
+    if isinstance(atom, ValueAtom):
+        return 0
+    return max(atom.feature.since_ms, clock_ms - atom.duration_ms)
 
 
 def redefinition_matters(redefinition: Redefinition) -> bool:

@@ -36,6 +36,14 @@ class Overlay:
         found.update(zip(asked, self.store.get_many(asked), strict=True))
         return [found[key] for key in keys]
 
+    def get_meta(self, key: bytes) -> bytes | None:
+        """The named value, or None. Costs a look through what the staged batches name."""
+        for writes in reversed(self._staged):
+            for name, value in reversed(writes.meta):
+                if name == key:
+                    return value
+        return self.store.get_meta(key)
+
     def due(self, until_ms: int, most: int) -> list[Deadline]:
         """The earliest deadlines not after `until_ms`, at most `most`, in order."""
         if not self._staged:

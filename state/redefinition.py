@@ -20,12 +20,15 @@ import xxhash
 
 from conditions.definitions import Definitions, Segment
 from conditions.documents import SegmentDocument
-from conditions.events import CUSTOMER_DELETE, CustomerUpdate, Event
+from conditions.events import CUSTOMER_DELETE, CUSTOMER_UPDATE, CustomerUpdate, Event
 from conditions.features import CountFeature, EntryFeature, Feature, RegisterFeature, SumFeature, stable_key
 from conditions.index import PredicateIndex
 from conditions.json_values import decode_segment
 from state.customers import Customer, customer_key
+from state.overlay import Overlay
 from state.store import Store, WriteSet
+
+Place = tuple[int, int, int]  # of a record: the timestamp its topic has come to, the topic's order, the offset
 
 REDEFINITION_KEY = b"\xffredefinition"
 SEGMENT_MARK = b"\xffsegment|"
@@ -43,7 +46,7 @@ class ChangedSegment(msgspec.Struct):
 
 
 class Redefinition(msgspec.Struct):
-    """A redefinition under way. Offsets are the next to read; `ends` those at which live events took over."""
+    """A redefinition under way. `ends` are the offsets at which live events took over."""
 
     number: int
     position: int  # of the definitions topic, up to which this takes the partition
@@ -53,7 +56,7 @@ class Redefinition(msgspec.Struct):
     cursor: bytes = b""  # the last customer key that the scan has passed
     scanned: int = 0
     ends: dict[str, int] = {}
-    read: dict[str, int] = {}
+    began_ms: int = 0  # the partition's clock then: nothing before `ends` counted as later
     history_from_ms: int | None = None  # where the topics begin, if they no longer hold everything
 
 
@@ -83,7 +86,7 @@ def coverage_key(feature_key: int) -> bytes:
     return COVERAGE_MARK + feature_key.to_bytes(8, "big")
 
 
-def read_coverage(store: Store, features: Iterable[Feature]) -> dict[int, Coverage]:
+def read_coverage(store: Store | Overlay, features: Iterable[Feature]) -> dict[int, Coverage]:
     """What is kept of these features, by feature key; nothing for one that was never complete."""
     found = {}
     for feature in features:
@@ -185,6 +188,19 @@ class History:
                 index = self._indexes.setdefault(predicate.event_type, PredicateIndex())
                 index.add(predicate.access, predicate.test, feature)
 
+    @property
+    def event_types(self) -> frozenset[str]:
+        """Events of other types change nothing."""
+        updates = {CUSTOMER_UPDATE} if self._registers else set()
+        return frozenset(self._indexes.keys() | updates)
+
+    def concerns(self, event: Event) -> bool:
+        """Whether the event may change a summary."""
+        if self._registers and isinstance(event.payload, CustomerUpdate):
+            return True
+        index = self._indexes.get(event.type)
+        return index is not None and bool(index.match(event))
+
     def fold(self, customer: Customer, event: Event, clock_ms: int) -> bool:
         """Whether the event changed a summary. What it flips is asked when the segments are activated."""
         id_hash = xxhash.xxh3_64_intdigest(event.event_id.encode())
@@ -202,21 +218,23 @@ class History:
         for name, value in named.items():
             register = self._registers.get(name)
             if register is not None:
-                yield register.fold(customer, value, event.time_ms, id_hash, [])
+                yield register.fold_old(customer, value, event.time_ms, id_hash)
 
 
 class Erasures:
     """Which of the events that a backfill reads back were erased before live ones took over.
 
-    Two passes over the same records: first `learn` all, then ask `spared` of each; `place` counts a pass's records.
+    First `learn` all, then ask `spared` of each. Of several topics it is the order of their record timestamps that
+    tells what came before an erasure: in which order the partition took them is not known any more.
     """
 
     def __init__(self) -> None:
-        self._last: dict[str, int] = {}
+        self._last: dict[str, Place] = {}
 
-    def learn(self, place: int, event: Event) -> None:
+    def learn(self, place: Place, event: Event) -> None:
         if event.type == CUSTOMER_DELETE:
-            self._last[event.customer_id] = place
+            self._last[event.customer_id] = max(place, self._last.get(event.customer_id, place))
 
-    def spared(self, place: int, event: Event) -> bool:
-        return place > self._last.get(event.customer_id, -1)
+    def spared(self, place: Place, event: Event) -> bool:
+        erased = self._last.get(event.customer_id)
+        return erased is None or place > erased

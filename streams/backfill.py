@@ -2,128 +2,219 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
-from heapq import heappop, heappush
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from heapq import heapify, heapreplace
+from typing import Any
 
-import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
 
 from conditions.events import CUSTOMER_DELETE, Event
 from connectors.json_events import record_decoder
-from state.redefinition import Erasures
+from state.redefinition import Erasures, Place
+from streams.kafka.errors import Unreachable
 from streams.kafka.security import Connection
+from streams.pace import Pace
 
 POLL_MS = 200
-POLL_RECORDS = 2_000
+POLL_RECORDS = 1_000
 BATCH_EVENTS = 1_000
-DELETE_TYPE = CUSTOMER_DELETE.encode()
+ESCAPE = rb"\\u"  # JSON can write any letter so, those of the type too
 
 
-class OldEvents(msgspec.Struct):
-    """Events from before live ones took over, erased ones left out, and how far each topic was read."""
+@asynccontextmanager
+async def _consumer(connection: Connection) -> AsyncIterator[AIOKafkaConsumer]:
+    consumer = AIOKafkaConsumer(
+        **connection.arguments(),
+        isolation_level="read_committed",
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        fetch_max_wait_ms=100,
+    )
+    try:
+        await consumer.start()
+        yield consumer
+    finally:
+        await consumer.stop()
 
-    events: list[Event]
-    read: dict[str, int]
+
+async def history_from_ms(number: int, topics: Iterable[str], connection: Connection, now_ms: int) -> int | None:
+    """What a partition that reads its topics from the start begins with; None where no topic has lost its beginning.
+
+    Raises Unreachable.
+    """
+    places = [TopicPartition(topic, number) for topic in topics]
+    try:
+        async with _consumer(connection) as consumer:
+            starts = await consumer.beginning_offsets(places)
+            cut = [place for place in places if starts[place]]
+            ends = await consumer.end_offsets(cut) if cut else {}
+            sources = [_Source(place, 0, ends[place], now_ms, Pace(1.0)) for place in cut]
+            for source in sources:
+                consumer.assign([source.place])
+                await source.rewind(consumer)
+                await source.fill(consumer, _naming(()))
+    except KafkaError as error:
+        raise Unreachable(connection.bootstrap_servers, f"looking where the inputs begin ({error!r})") from error
+    return max((each.lost_ms for each in sources if each.lost_ms is not None), default=None)
 
 
 class BackfillReader:
     """Reads one partition number of some topics, from the start of what they retain to the given offsets.
 
-    First all erasures are learned, then the events come that those have spared; both times in the order in which the
-    partition merges its topics. `history_from_ms` is set when a topic no longer has its beginning.
+    First all erasures are learned, then the events of the given types come that those have spared, in the order in
+    which the partition merges its topics. `latest_ms` is the partition's clock at those offsets: no record counts as
+    later. When a topic no longer has its beginning, `history_from_ms` says what the rest begins with.
     """
 
-    def __init__(self, number: int, ends: Mapping[str, int], connection: Connection) -> None:
-        self._places = {TopicPartition(topic, number): end for topic, end in ends.items()}
+    def __init__(
+        self,
+        number: int,
+        ends: Mapping[str, int],
+        event_types: Iterable[str],
+        latest_ms: int,
+        connection: Connection,
+        pace: Pace,
+    ) -> None:
+        self._sources = [
+            _Source(TopicPartition(topic, number), order, end, latest_ms, pace)
+            for order, (topic, end) in enumerate(ends.items())
+        ]
+        self._wanted = _naming(event_types)
         self._connection = connection
-        self.history_from_ms: int | None = None
+        self._passes_done = 0
 
-    async def batches(self) -> AsyncIterator[OldEvents]:
+    @property
+    def history_from_ms(self) -> int | None:
+        return max((each.lost_ms for each in self._sources if each.lost_ms is not None), default=None)
+
+    @property
+    def progress(self) -> float:
+        """How much of the reading is done, 0 to 1."""
+        total = sum(each.total for each in self._sources)
+        read = sum(each.read for each in self._sources)
+        return (self._passes_done + (read / total if total else 0.0)) / 2
+
+    async def batches(self) -> AsyncIterator[list[Event]]:
         """The events, in batches. Raises aiokafka's errors: begin again then."""
-        erasures = Erasures()
-        async for place, event in self._merged(only_erasures=True):
-            erasures.learn(place, event)
-        batch = OldEvents([], {})
-        async for place, event in self._merged(only_erasures=False):
-            if erasures.spared(place, event):
-                batch.events.append(event)
-            batch.read[event.topic or ""] = event.offset + 1
-            if len(batch.events) >= BATCH_EVENTS:
+        self._passes_done = 0
+        async with _consumer(self._connection) as consumer:
+            erasures = await self._learned(consumer)
+            self._passes_done = 1
+            async for batch in self._spared(consumer, erasures):
                 yield batch
-                batch = OldEvents([], {})
-        yield batch
 
-    async def _merged(self, *, only_erasures: bool) -> AsyncIterator[tuple[int, Event]]:
-        """The valid events with their place in the merged order, which counts all records."""
-        consumer = AIOKafkaConsumer(
-            **self._connection.arguments(),
-            isolation_level="read_committed",
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            fetch_max_wait_ms=100,
-        )
-        await consumer.start()
-        try:
-            consumer.assign(list(self._places))
-            sources = [await self._source(consumer, tp, end, only_erasures) for tp, end in self._places.items()]
-            async for found in _merge(sources):
-                yield found
-        finally:
-            await consumer.stop()
+    async def _learned(self, consumer: AIOKafkaConsumer) -> Erasures:
+        erasures, naming = Erasures(), _naming([CUSTOMER_DELETE])
+        for source in self._sources:
+            consumer.assign([source.place])  # its records alone are fetched
+            await source.rewind(consumer)
+            while await source.fill(consumer, naming):
+                for place, event in source.decoded:
+                    if event is not None:
+                        erasures.learn(place, event)
+                source.decoded.clear()
+        return erasures
 
-    async def _source(self, consumer: AIOKafkaConsumer, tp: TopicPartition, end: int, only_erasures: bool) -> _Source:
-        start = (await consumer.beginning_offsets([tp]))[tp]
-        consumer.seek(tp, start)
-        source = _Source(consumer, tp, end, only_erasures)
-        await source.fill()
-        if start > 0 and source.first_ms is not None:
-            self.history_from_ms = max(self.history_from_ms or 0, source.first_ms)
-        return source
+    async def _spared(self, consumer: AIOKafkaConsumer, erasures: Erasures) -> AsyncIterator[list[Event]]:
+        consumer.assign([each.place for each in self._sources])
+        for source in self._sources:
+            await source.rewind(consumer)
+        batch: list[Event] = []
+        waiting = [source for source in self._sources if await source.fill(consumer, self._wanted)]
+        while waiting:
+            batch += [event for place, event in _merged(waiting) if erasures.spared(place, event)]
+            if len(batch) >= BATCH_EVENTS:
+                yield batch
+                batch = []
+            waiting = [each for each in waiting if each.decoded or await each.fill(consumer, self._wanted)]
+        if batch:
+            yield batch
 
 
 class _Source:
     """One topic's records, fetched as they are needed."""
 
-    def __init__(self, consumer: AIOKafkaConsumer, tp: TopicPartition, end: int, only_erasures: bool) -> None:
-        self._consumer = consumer
-        self._tp = tp
+    def __init__(self, place: TopicPartition, order: int, end: int, latest_ms: int, pace: Pace) -> None:
+        self.place = place
+        self.decoded: deque[tuple[Place, Event | None]] = deque()
+        self.lost_ms: int | None = None  # nothing from before is there any more
+        self.read = 0
+        self.total = end
+        self._order = order
         self._end = end
-        self._only_erasures = only_erasures
-        self._decode = record_decoder(tp.topic, tp.partition)
-        self.records: deque[tuple[int, Event | None]] = deque()
-        self.first_ms: int | None = None
+        self._latest_ms = latest_ms
+        self._pace = pace
+        self._decode = record_decoder(place.topic, place.partition)
+        self._start = 0
+        self._newest_ms = -1
 
-    async def fill(self) -> bool:
-        """Have a record, unless the end is reached; whether there is one."""
-        while not self.records and await self._consumer.position(self._tp) < self._end:
-            got = await self._consumer.getmany(self._tp, timeout_ms=POLL_MS, max_records=POLL_RECORDS)
-            for record in got.get(self._tp, ()):
-                if record.offset < self._end:
-                    self._add(record.value, record.key, record.timestamp, record.offset)
-        return bool(self.records)
+    async def rewind(self, consumer: AIOKafkaConsumer) -> None:
+        """Begin with the first record that the topic retains."""
+        self._start = (await consumer.beginning_offsets([self.place]))[self.place]
+        consumer.seek(self.place, self._start)
+        self.decoded.clear()
+        self._newest_ms = -1
+        self.read, self.total = 0, max(self._end - self._start, 0)
+        if self._start:
+            self.lost_ms = self._latest_ms  # unless a record shows up
 
-    def _add(self, value: bytes | None, key: bytes | None, timestamp_ms: int, offset: int) -> None:
-        self.first_ms = timestamp_ms if self.first_ms is None else self.first_ms
-        if self._only_erasures and (value is None or DELETE_TYPE not in value):
-            self.records.append((timestamp_ms, None))
-            return
-        event = self._decode(value, key, timestamp_ms, offset)
-        self.records.append((timestamp_ms, event if isinstance(event, Event) else None))
+    async def _fetch(self, consumer: AIOKafkaConsumer) -> list[Any]:
+        """The next records; none once the end is reached."""
+        while (position := await consumer.position(self.place)) < self._end:
+            self.read = position - self._start
+            await self._pace.until_due()
+            with self._pace.piece():
+                got = await consumer.getmany(self.place, timeout_ms=0, max_records=POLL_RECORDS)  # which waits not
+            if not got:
+                got = await consumer.getmany(self.place, timeout_ms=POLL_MS, max_records=POLL_RECORDS)
+            records = [each for each in got.get(self.place, ()) if each.offset < self._end]
+            if records:
+                return records
+        self.read = self.total
+        return []
+
+    async def fill(self, consumer: AIOKafkaConsumer, wanted: re.Pattern[bytes]) -> bool:
+        """Have more records, decoded where the pattern finds something; whether there were any before the end."""
+        records = await self._fetch(consumer)
+        with self._pace.piece():
+            for place, record in zip(self._places(records), records, strict=True):
+                value = record.value
+                is_wanted = value is not None and wanted.search(value) is not None
+                self.decoded.append((place, self._event(record) if is_wanted else None))
+        return bool(records)
+
+    def _places(self, records: Iterable[Any]) -> Iterator[Place]:
+        """Where the records stand among those of all topics: merging never takes one before its topic's last."""
+        for record in records:
+            timestamp_ms = min(record.timestamp, self._latest_ms)
+            if self._newest_ms < 0 and self._start:
+                self.lost_ms = timestamp_ms
+            self._newest_ms = max(self._newest_ms, timestamp_ms, 0)
+            yield self._newest_ms, self._order, record.offset
+
+    def _event(self, record: Any) -> Event | None:
+        found = self._decode(record.value, record.key, min(record.timestamp, self._latest_ms), record.offset)
+        return found if isinstance(found, Event) else None
 
 
-async def _merge(sources: list[_Source]) -> AsyncIterator[tuple[int, Event]]:
-    """By timestamp, as live records are merged."""
-    heads: list[tuple[int, int]] = []
-    for order, source in enumerate(sources):
-        if source.records:
-            heappush(heads, (source.records[0][0], order))
-    place = 0
-    while heads:
-        _, order = heappop(heads)
-        _, event = sources[order].records.popleft()
-        place += 1
+def _naming(event_types: Iterable[str]) -> re.Pattern[bytes]:
+    """Finds every record of these types, and some others: most need not be decoded to see that they are neither."""
+    return re.compile(b"|".join([ESCAPE, *(re.escape(each).encode() for each in event_types)]))
+
+
+def _merged(sources: Sequence[_Source]) -> Iterator[tuple[Place, Event]]:
+    """The valid events in order, until one of the sources has nothing decoded left. Each begins with something."""
+    heads = [(source.decoded[0][0], source.decoded) for source in sources]
+    heapify(heads)
+    while True:
+        decoded = heads[0][1]
+        place, event = decoded.popleft()
         if event is not None:
             yield place, event
-        if await sources[order].fill():
-            heappush(heads, (sources[order].records[0][0], order))
+        if not decoded:
+            return
+        heapreplace(heads, (decoded[0][0], decoded))

@@ -386,13 +386,28 @@ def worker(
     from streams.processes import process_settings, run_processes
 
     configure_logs(settings, process)
-    fixed = None if settings.segments is None else _segments(settings.segments)
+    start = () if settings.segments is None else _segments(settings.segments)
     if process is None and settings.processes > 1:
         raise typer.Exit(run_processes(settings))
 
     from streams.service import serve
 
-    asyncio.run(serve(settings if process is None else process_settings(settings, process), fixed))
+    asyncio.run(serve(settings if process is None else process_settings(settings, process), start))
+
+
+@app.command("fixed-worker", hidden=True)
+@with_settings
+def fixed_worker(settings: Settings) -> None:
+    """What `run` starts on a broker in memory, which holds no definitions topic: the segments of the file alone."""
+    import asyncio
+
+    from streams.logs import configure_logs
+    from streams.service import serve
+
+    if settings.segments is None:
+        raise CommandError("fixed-worker needs --segments FILE", WRONG_USE)
+    configure_logs(settings)
+    asyncio.run(serve(settings, _segments(settings.segments), fixed=True))
 
 
 @app.command()

@@ -43,6 +43,23 @@ class Metrics:
         self.deadlines_late = Gauge(
             "rollcall_deadlines_waiting", "1 while due deadlines wait for their turn", ["partition"], registry=registry
         )
+        self.definitions_ignored = Counter(
+            "rollcall_definitions_ignored",
+            "records of the definitions topic that do not count, by reason",
+            ["reason"],
+            registry=registry,
+        )
+        self.definitions_unsettled = Gauge(
+            "rollcall_definitions_unsettled",
+            "segments whose last record on the definitions topic is not the definition in force",
+            registry=registry,
+        )
+        self.definitions_waiting = Gauge(
+            "rollcall_definitions_waiting",
+            "1 while changed definitions are prepared or customers are asked about them",
+            ["partition"],
+            registry=registry,
+        )
         self.ready = Gauge("rollcall_ready", "1 when every assigned partition is open", registry=registry)
 
     def count(self, number: int, result: BatchResult) -> None:

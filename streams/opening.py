@@ -17,6 +17,7 @@ from state.definitions_record import memberships_fingerprint, remember_segments
 from state.engine import Marker, read_marker
 from state.rocksdb_store import RocksdbStore, block_cache, move_aside
 from state.store import StateError, UnreadableStateError
+from streams.backfill import history_from_ms
 from streams.definitions import DefinitionsFollower
 from streams.kafka.changelog import ChangelogBatch, RestoreOptions, restore
 from streams.kafka.errors import ChangelogGone, StreamsError
@@ -25,7 +26,9 @@ from streams.kafka.security import Connection
 from streams.kafka.transactions import end_transaction_of
 from streams.metrics import Metrics
 from streams.outgoing import changelog_topic
+from streams.pace import Pace
 from streams.partition import Partition
+from streams.redefining import Background
 from streams.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -68,6 +71,7 @@ class Opener:
         self._topic = changelog_topic(settings)
         self._cache = block_cache(settings.cache_mib << 20)
         self._follower = follower
+        self._background = Background(connection, Pace(settings.backfill_share))
         self.definitions: Definitions | None = None
         self.fingerprint = LIVE
         if segments is not None:
@@ -89,8 +93,7 @@ class Opener:
             self._require_definitions(number, store)
             if self._segments is not None:
                 remember_segments(store, self._segments)
-            elif self._follower is not None:
-                await self._follower.wait_for((read_marker(store) or Marker()).definitions)
+            background = await self._prepared(number, read_marker(store) or Marker())
         except BaseException:
             store.close()
             raise
@@ -99,7 +102,17 @@ class Opener:
         if held is not None and held.store is store:
             held.reset(epoch, lineage)
             return held
-        return Partition(number, epoch, lineage, store, self._settings, self._connection, self.definitions)
+        return Partition(number, epoch, lineage, store, self._settings, background, self.definitions)
+
+    async def _prepared(self, number: int, marker: Marker) -> Background:
+        """Wait until this worker's definitions are as new as the partition's, and see where a new one begins."""
+        if self._follower is None:
+            return self._background
+        await self._follower.wait_for(marker.definitions)
+        if marker.applied:
+            return self._background
+        begins_ms = await history_from_ms(number, self._settings.topics, self._connection, _now_ms())
+        return self._background._replace(begins_ms=begins_ms)
 
     def folder(self, number: int) -> Path:
         return self._settings.data_dir / f"{FOLDER_STEM}{number}"
@@ -224,12 +237,16 @@ class Opener:
 
     def _require_definitions(self, number: int, store: RocksdbStore) -> None:
         checkpoint = read_checkpoint(store)
-        if checkpoint is not None and checkpoint.definitions != self.fingerprint:
-            raise StateError(
-                f"the state of partition {number} (application {self._settings.app_id!r}) was made with other segment "
-                "documents: what it has not counted it cannot know. Start with the documents it was made with, or "
-                f"rebuild from the input topics: `rollcall worker --app-id {self._settings.app_id}-2 …`"
-            )
+        if checkpoint is None or checkpoint.definitions == self.fingerprint:
+            return
+        made = "with other segment documents: what it has not counted it cannot know"
+        if LIVE in {checkpoint.definitions, self.fingerprint}:
+            kinds = ("whose segments were fixed", "that follows the definitions topic")
+            made = f"by a worker {kinds[checkpoint.definitions == LIVE]}, this is one {kinds[self.fingerprint == LIVE]}"
+        raise StateError(
+            f"the state of partition {number} (application {self._settings.app_id!r}) was made {made}. "
+            f"Rebuild it from the input topics: `rollcall worker --app-id {self._settings.app_id}-2 …`"
+        )
 
 
 def _age_ms(instant_ms: int) -> int:

@@ -16,9 +16,8 @@ from state.engine import BatchResult, PartitionEngine
 from state.live_engine import LiveEngine
 from state.rocksdb_store import RocksdbStore
 from streams.kafka.errors import StreamsError
-from streams.kafka.security import Connection
 from streams.polling import LogEnd
-from streams.redefining import Redefining, WantedDefinitions
+from streams.redefining import Background, Redefining, WantedDefinitions
 from streams.settings import Settings
 
 MOST_DEADLINES = 1_000  # of a wave, between two batches of live events
@@ -69,7 +68,7 @@ class Partition:
         lineage: str,
         store: RocksdbStore,
         settings: Settings,
-        connection: Connection,
+        background: Background,
         definitions: Definitions | None,
     ) -> None:
         self.number = number
@@ -77,13 +76,14 @@ class Partition:
         self.lineage = lineage
         self.store = store
         self.redefining: Redefining | None = None
-        self.engine = self._engine(definitions, settings, connection)
+        self._pace = background.pace
+        self.engine = self._engine(definitions, settings, background)
         self.buffers = {topic: Buffer(topic, number) for topic in settings.topics}
         self._batch_records = settings.batch_records
         self._wall_clock = settings.clock == "wall"
         self._grace_ms = settings.idle_grace_ms
 
-    def _engine(self, definitions: Definitions | None, settings: Settings, connection: Connection) -> PartitionEngine:
+    def _engine(self, definitions: Definitions | None, settings: Settings, background: Background) -> PartitionEngine:
         """An engine for these definitions; for None one that follows the definitions topic."""
         options: dict[str, Any] = {
             "strict_order": settings.clock == "event",
@@ -92,8 +92,8 @@ class Partition:
         }
         if definitions is not None:
             return PartitionEngine(self.store, definitions, **options)
-        engine = LiveEngine(self.store, **options)
-        self.redefining = Redefining(self.number, engine, connection, settings.backfill_share)
+        engine = LiveEngine(self.store, begins_ms=background.begins_ms, **options)
+        self.redefining = Redefining(self.number, engine, background)
         return engine
 
     def redefine(self, wanted: WantedDefinitions | None, now_ms: int) -> BatchResult | None:
@@ -113,7 +113,7 @@ class Partition:
     def reset(self, epoch: int, lineage: str) -> None:
         """Forget what was fetched and decided, and count fetches anew."""
         if self.redefining is not None:
-            self.redefining.stop()
+            self.redefining.reset()
         self.epoch = epoch
         self.lineage = lineage
         self.engine.discard()
@@ -154,6 +154,7 @@ class Partition:
         clock_ms = self._clock_target(at_end, ends)
         if not records and not self.engine.tick(max(clock_ms, self.engine.marker.clock_ms)):
             return None
+        self._pace.note_live_work()
         result = self.engine.run(records, now_ms, clock_ms)
         self._give_back(records[result.consumed :])
         return result

@@ -39,15 +39,19 @@ def process_settings(settings: Settings, number: int) -> Settings:
 def start_worker(
     settings: Settings,
     *options: str,
+    command: str = "worker",
     output: IO[bytes] | None = None,
     folder: Path | None = None,
     removes: Path | None = None,
 ) -> Child:
-    """`rollcall worker` with these settings, whatever our own environment says. It ends when this process ends."""
+    """`rollcall worker`, or another command, with these settings, whatever our own environment says.
+
+    It ends when this process ends.
+    """
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     return Child(
         # By the environment, as every user of the machine may see the flags; and -P, as the folder is no code of ours.
-        [sys.executable, "-P", "-m", "streams.cli", "worker", *options],
+        [sys.executable, "-P", "-m", "streams.cli", command, *options],
         output=output,
         folder=folder,
         environment=inherited | environment_of(settings),

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, NamedTuple, Protocol
 
+import msgspec
 import structlog
 
-from conditions.definition_history import DefinitionHistory
+from conditions.definition_history import Definition, DefinitionHistory
+from conditions.events import Event
+from conditions.times import format_time
 from state.engine import BatchResult
 from state.live_engine import LiveEngine
-from streams.backfill import BackfillReader, OldEvents
+from state.redefinition import Redefinition
+from streams.backfill import BackfillReader
 from streams.kafka.security import Connection
+from streams.pace import Pace
 
 log = structlog.get_logger(__name__)
 
@@ -29,22 +33,55 @@ class WantedDefinitions(Protocol):
     def history(self) -> DefinitionHistory: ...
 
 
+class Standing(msgspec.Struct):
+    """How far one partition has come with one segment's newest definition."""
+
+    stage: Literal["waiting", "backfill", "scan", "active"]
+    progress: float  # of the stage, 0 to 1
+    history_from_ms: int | None  # nothing from before counts, though the segment asks for it: the topics have lost it
+
+
+STAGE_SHARES = {"waiting": (0.0, 0.0), "backfill": (0.0, 0.5), "scan": (0.5, 0.5), "active": (1.0, 0.0)}
+
+
+def segment_status(partitions: Mapping[int, Redefining], definition: Definition) -> dict[str, Any]:
+    """How far these partitions have come with the segment's newest definition, all together and each."""
+    standings = {number: each.standing(definition) for number, each in partitions.items()}
+    progress = [
+        start + share * each.progress for each in standings.values() for start, share in [STAGE_SHARES[each.stage]]
+    ]
+    lost_ms = [each.history_from_ms for each in standings.values() if each.history_from_ms is not None]
+    return {
+        "status": "active" if all(each.stage == "active" for each in standings.values()) else "preparing",
+        "progress": round(sum(progress) / max(len(progress), 1), 3),
+        "history_from": format_time(max(lost_ms)) if lost_ms else None,
+        "partitions": {
+            str(number): {"stage": each.stage, "progress": round(each.progress, 3)}
+            for number, each in standings.items()
+        },
+    }
+
+
+class Background(NamedTuple):
+    """What reading back uses; the pace is one for all partitions of a worker."""
+
+    connection: Connection
+    pace: Pace
+    begins_ms: int | None = None  # where a new partition's topics begin, if they have lost their beginning
+
+
 class Redefining:
-    """One partition's way to the definitions that are wanted. `step` is called between batches.
+    """One partition's way to the definitions that are wanted. `step` is called between batches."""
 
-    Reading back takes at most `share` of the time: after a batch of one second it waits (1 - share) / share of one.
-    """
-
-    def __init__(self, number: int, engine: LiveEngine, connection: Connection, share: float) -> None:
+    def __init__(self, number: int, engine: LiveEngine, background: Background) -> None:
         self._number = number
         self._engine = engine
-        self._connection = connection
-        self._share = share
+        self._connection, self._pace, _ = background
         self._reading: asyncio.Task[None] | None = None
         self._reader: BackfillReader | None = None
-        self._batches: asyncio.Queue[OldEvents | None] = asyncio.Queue(READ_AHEAD_BATCHES)
-        self._not_before = 0.0
-        self.folded = 0  # events read back so far
+        self._batches: asyncio.Queue[list[Event] | None] = asyncio.Queue(READ_AHEAD_BATCHES)
+        self._compared = False  # whether every segment has been compared with the history, once
+        self._noted = 0  # the redefinition that was begun or resumed here
 
     def step(self, wanted: WantedDefinitions, ends: Mapping[str, int], now_ms: int) -> BatchResult | None:
         """The next thing to decide, or None where there is none just now. `ends` are the next offsets of the topics."""
@@ -52,28 +89,47 @@ class Redefining:
         redefinition = engine.redefinition
         if redefinition is None:
             return self._begin(wanted, ends)
-        if redefinition.stage == "scan":
+        if redefinition.number != self._noted:
+            self._noted = redefinition.number
+            log.info("definitions_resumed", partition=self._number, stage=redefinition.stage)
+        if not self._pace.is_due():
+            return None
+        if redefinition.stage == "backfill":
+            return self._read_back(redefinition)
+        with self._pace.piece():
             return engine.scan(now_ms, SCANNED_CUSTOMERS)
-        return self._read_back(redefinition.ends)
+
+    def reset(self) -> None:
+        """Begin anew with what the engine has taken from its store."""
+        self._compared, self._noted = False, 0
+        self.stop()
 
     def stop(self) -> None:
         """Read back no more; whoever goes on begins from the start of what the topics retain."""
         if self._reading is not None:
             self._reading.cancel()
-            self._reading = None
+            self._reading = self._reader = None
         self._batches = asyncio.Queue(READ_AHEAD_BATCHES)
-        self.folded = 0
 
-    @property
-    def status(self) -> dict[str, Any]:
-        """Where the partition is: which position of the topic is in force, and how far the next one has come."""
-        redefinition = self._engine.redefinition
-        status: dict[str, Any] = {"definitions": self._engine.marker.definitions}
-        if redefinition is not None:
-            status |= {"preparing": [each.id for each in redefinition.changed], "stage": redefinition.stage}
-            total = sum(redefinition.ends.values())
-            status |= {"scanned": redefinition.scanned, "read_back": self.folded, "to_read_back": total}
-        return status
+    def is_behind(self, wanted: WantedDefinitions) -> bool:
+        """Whether what is wanted is not in force yet, for every customer."""
+        return self._engine.redefinition is not None or wanted.history.position > self._engine.marker.definitions
+
+    def standing(self, definition: Definition) -> Standing:
+        """How far the partition has come with this definition of a segment."""
+        engine = self._engine
+        redefinition = engine.redefinition
+        history_from_ms = engine.history_from_ms(definition.id)
+        if redefinition is None or all(each.id != definition.id for each in redefinition.changed):
+            is_there = engine.marker.definitions > definition.offset
+            return Standing("active" if is_there else "waiting", float(is_there), history_from_ms)
+        if redefinition.position <= definition.offset:
+            return Standing("waiting", 0.0, history_from_ms)
+        if redefinition.stage == "scan":
+            return Standing(
+                "scan", redefinition.scanned / max(engine.marker.customers, redefinition.scanned, 1), history_from_ms
+            )
+        return Standing("backfill", 0.0 if self._reader is None else self._reader.progress, history_from_ms)
 
     def _begin(self, wanted: WantedDefinitions, ends: Mapping[str, int]) -> BatchResult | None:
         engine = self._engine
@@ -81,31 +137,44 @@ class Redefining:
         position = history.position
         if position <= engine.marker.definitions or not engine.can_begin():
             return None
-        changed = engine.differences(history.snapshot().documents, lambda gone: _version(history, gone))
+        changed = engine.differences(self._candidates(history), history.document, lambda gone: _version(history, gone))
+        self._compared = True
         if not changed:
             engine.marker.definitions = position
             return None
+        self._noted = position
         log.info("definitions_change", partition=self._number, segments=len(changed), position=position)
         return engine.begin_redefinition(position, changed, ends)
 
-    def _read_back(self, ends: Mapping[str, int]) -> BatchResult | None:
+    def _candidates(self, history: DefinitionHistory) -> Iterable[str]:
+        """The segments that may differ from what is wanted."""
+        if self._compared:
+            return history.changed_since(self._engine.marker.definitions)
+        # Of a segment that was deleted while nobody had the partition, the topic may tell nothing any more.
+        return {each.id for each in history.definitions()} | self._engine.documents.keys()
+
+    def _read_back(self, redefinition: Redefinition) -> BatchResult | None:
         if self._reading is None:
-            self._reader = BackfillReader(self._number, ends, self._connection)
+            self._reader = BackfillReader(
+                self._number,
+                redefinition.ends,
+                self._engine.backfilled_types,
+                redefinition.began_ms,
+                self._connection,
+                self._pace,
+            )
             self._reading = asyncio.create_task(self._fill(self._reader))
-        if self._batches.empty() or time.monotonic() < self._not_before:
+        if self._batches.empty():
             return None
-        batch = self._batches.get_nowait()
-        if batch is None:
-            assert self._reader is not None, "what ended had begun"
-            history_from_ms = self._reader.history_from_ms
-            self.stop()
-            return self._engine.finish_backfill(history_from_ms)
-        began = time.monotonic()
-        result = self._engine.backfill(batch.events, batch.read)
-        self.folded += len(batch.events)
-        took_s = time.monotonic() - began
-        self._not_before = time.monotonic() + took_s * (1 - self._share) / self._share
-        return result
+        events = self._batches.get_nowait()
+        if events is not None:
+            with self._pace.piece():
+                return self._engine.backfill(events)
+        assert self._reader is not None, "what ended had begun"
+        history_from_ms = self._reader.history_from_ms
+        log.info("backfill_read", partition=self._number, history_from_ms=history_from_ms)
+        self.stop()
+        return self._engine.finish_backfill(history_from_ms)
 
     async def _fill(self, reader: BackfillReader) -> None:
         """Read ahead; after trouble all over again, as folding an event twice changes nothing."""
@@ -120,7 +189,7 @@ class Redefining:
                 await asyncio.sleep(AGAIN_S)
 
 
-def _version(history: DefinitionHistory, segment_id: str) -> int:
-    """The version under which the segment was deleted; what a tombstone deleted is not known any more."""
+def _version(history: DefinitionHistory, segment_id: str) -> int | None:
+    """The version under which the segment was deleted; what a tombstone deleted may not be known any more."""
     definition = history.definition(segment_id)
-    return 1 if definition is None else definition.version
+    return None if definition is None else definition.version

@@ -79,7 +79,9 @@ def run_all(options: RunOptions, output: IO[str]) -> int:
         address = stack.enter_context(embedded_broker(options.broker))
         settings = _settings(options, address, folder)
         make_topics(options.broker, settings, options.partitions)
-        worker = stack.enter_context(WorkerProcess(settings, folder, removes_folder=options.keep is None))
+        worker = stack.enter_context(
+            WorkerProcess(settings, options.broker, folder, removes_folder=options.keep is None)
+        )
         follower = Follower(settings, options.documents)
         feeder = Feeder(address, settings.topics[0], options.partitions, follower.applied)
         run = Run(options, settings, worker, follower, feeder, stop)
@@ -198,8 +200,9 @@ class Run:
 class WorkerProcess:
     """`rollcall worker` as a child that ends with us, however we end."""
 
-    def __init__(self, settings: Settings, folder: Path, *, removes_folder: bool) -> None:
+    def __init__(self, settings: Settings, broker: BrokerKind, folder: Path, *, removes_folder: bool) -> None:
         self._settings = settings
+        self._command = "worker" if broker == "kafka" else "fixed-worker"
         self._folder = folder
         self._removes_folder = removes_folder
         self._log = folder / "worker.log"
@@ -210,6 +213,7 @@ class WorkerProcess:
         with self._log.open("wb") as log:
             self._process = start_worker(
                 self._settings,
+                command=self._command,
                 output=log,
                 folder=self._folder,  # where no rollcall.toml is
                 removes=self._folder if self._removes_folder else None,

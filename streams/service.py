@@ -8,10 +8,10 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 from uuid import uuid4
 
 import structlog
@@ -24,7 +24,7 @@ from streams.connections import connection_of
 from streams.kafka.errors import Refused, Unreachable
 from streams.kafka.keys import find_split_customers
 from streams.kafka.security import Connection
-from streams.kafka.topics import Output, Problem, Severity, TopicSpec, check_topics
+from streams.kafka.topics import Output, Severity, TopicSpec, check_topics
 from streams.kafka.transactions import FencedProducer, ProducerOptions
 from streams.live_definitions import LiveDefinitions
 from streams.metrics import Metrics
@@ -34,11 +34,13 @@ from streams.replay import tune_garbage_collector
 from streams.settings import Settings
 from streams.trouble import Trouble
 from streams.web import WebServer
-from streams.worker import Worker
+from streams.worker import TRANSIENT, Worker
 
 log = structlog.get_logger(__name__)
 
 STOP_TIMEOUT_S = 8.0
+
+Result = TypeVar("Result")
 
 
 def output_topics(settings: Settings) -> list[Output]:
@@ -49,6 +51,7 @@ def output_topics(settings: Settings) -> list[Output]:
         *memberships,
         Output(settings.dead_letters_topic),
         Output(changelog_topic(settings), compacted=True),
+        Output(settings.definitions_topic, partitions=1, compacted=True),
     ]
 
 
@@ -83,9 +86,14 @@ class DataDir:
 
 
 async def serve(
-    settings: Settings, segments: Sequence[SegmentDocument] | None, on_step: Callable[[str], None] = lambda _: None
+    settings: Settings,
+    segments: Sequence[SegmentDocument] = (),
+    on_step: Callable[[str], None] = lambda _: None,
+    *,
+    fixed: bool = False,
 ) -> None:
-    """Run a worker until SIGTERM or SIGINT, with these segments or, for None, with those of the definitions topic.
+    """Run a worker until SIGTERM or SIGINT. It follows the definitions topic, which begins with these segments where
+    none was ever defined there. With `fixed` it has these for its whole life, for a broker that holds no such topic.
 
     Raises StreamsError and StateError for what trying again cannot mend.
     """
@@ -98,9 +106,9 @@ async def serve(
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        live = None if segments is not None else LiveDefinitions(settings)
+        live = None if fixed else LiveDefinitions(settings, metrics, segments)
         follower = None if live is None else live.follower
-        opener = Opener(settings, segments, connection, data_dir.transactional_id, metrics, follower)
+        opener = Opener(settings, segments if fixed else None, connection, data_dir.transactional_id, metrics, follower)
         options = ProducerOptions(
             transaction_timeout_ms=settings.transaction_timeout_ms, message_max_bytes=settings.message_max_bytes
         )
@@ -139,9 +147,7 @@ async def _until_stopped(
 
 async def _work(settings: Settings, connection: Connection, worker: Worker, live: LiveDefinitions | None) -> None:
     """Everything from the first look at Kafka to the end of the last batch. Returns once the worker is to stop."""
-    if not await worker.unless_stopped(_prepare(settings, connection, worker)):
-        return
-    if live is not None and not await worker.unless_stopped(live.start()):
+    if not await worker.unless_stopped(_prepare(settings, connection, worker, live)):
         return
     app = build_application(settings, connection, worker)
     attach(app, settings, connection, worker)
@@ -199,30 +205,35 @@ def _end_the_process_after(seconds: float) -> threading.Timer:
     return timer
 
 
-async def _prepare(settings: Settings, connection: Connection, worker: Worker) -> None:
-    """Wait for Kafka, check the topics, and end what this worker's last life left open."""
-    problems = await _checked_topics(settings, connection, worker)
+async def _prepare(settings: Settings, connection: Connection, worker: Worker, live: LiveDefinitions | None) -> None:
+    """Wait for Kafka, check the topics, end what this worker's last life left open, and learn the definitions."""
+    outputs = [each for each in output_topics(settings) if live is not None or each.name != settings.definitions_topic]
+    problems = await _patiently(worker, lambda: _check_topics(settings, connection, outputs))
     for problem in problems:
         log.warning("topic_problem", code=problem.code, topic=problem.topic, message=problem.message)
     fatal = [problem.message for problem in problems if problem.severity is Severity.ERROR]
     if fatal:
         raise Refused("\n".join(fatal))
     await worker.start()
+    if live is not None:
+        await _patiently(worker, live.follower.start)
+        await _patiently(worker, live.apply_start_file)
 
 
-async def _checked_topics(settings: Settings, connection: Connection, worker: Worker) -> list[Problem]:
+async def _check_topics(settings: Settings, connection: Connection, outputs: list[Output]) -> list[Problem]:
+    return await check_topics(settings.topics, outputs, connection, processes=settings.processes)
+
+
+async def _patiently(worker: Worker, work: Callable[[], Awaitable[Result]]) -> Result:
+    """What the work answers, however long Kafka takes. Raises what trying again would not help."""
     trouble = Trouble()
     while True:
         try:
-            return await _check_topics(settings, connection)
-        except Unreachable as error:
+            return await work()
+        except TRANSIENT as error:
             trouble.note(error)
             worker.progress_at = time.monotonic()
             await asyncio.sleep(trouble.pause_s)
-
-
-async def _check_topics(settings: Settings, connection: Connection) -> list[Problem]:
-    return await check_topics(settings.topics, output_topics(settings), connection, processes=settings.processes)
 
 
 def topic_specs(settings: Settings, partitions: int, replication_factor: int | None) -> list[TopicSpec]:
@@ -230,16 +241,18 @@ def topic_specs(settings: Settings, partitions: int, replication_factor: int | N
     compacted = {"cleanup.policy": "compact"}
     specs = [TopicSpec(name, partitions, replication_factor) for name in settings.topics]
     specs += [
-        TopicSpec(output.name, partitions, replication_factor, compacted if output.compacted else {})
+        TopicSpec(
+            output.name, output.partitions or partitions, replication_factor, compacted if output.compacted else {}
+        )
         for output in output_topics(settings)
     ]
-    return [*specs, TopicSpec(settings.definitions_topic, 1, replication_factor, compacted)]
+    return specs
 
 
 async def check_everything(settings: Settings, sample: int) -> list[str]:
     """All problems of the topics, as lines. Raises StreamsError."""
     connection = connection_of(settings)
-    problems = await _check_topics(settings, connection)
+    problems = await _check_topics(settings, connection, output_topics(settings))
     lines = [f"{problem.severity}: {problem.message}" for problem in problems]
     if not lines:
         report = await find_split_customers(settings.topics, connection, sample=sample)

@@ -67,7 +67,9 @@ class Settings(BaseSettings):
     )
     dead_letters_topic: str = Field("rollcall-dead-letters", min_length=1, description="where invalid records go")
     definitions_topic: str = Field("segment-definitions", min_length=1, description="where segment documents live")
-    segments: Path | None = Field(None, description="a file of segment documents to start from")
+    segments: Path | None = Field(
+        None, description="a file of segment documents; a definitions topic without any begins with them"
+    )
     backfill_share: float = Field(
         0.25, gt=0, le=1, description="of a worker's time, what reading back for new segments may take"
     )

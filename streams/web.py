@@ -11,6 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from state.store import StateError
 from streams.live_definitions import LiveDefinitions
 from streams.metrics import Metrics
+from streams.redefining import segment_status
 from streams.segments_api import routes
 from streams.settings import Settings
 from streams.worker import Worker
@@ -62,10 +63,14 @@ class WebServer:
     def _status(self, segment_id: str) -> dict[str, Any]:
         """How far this worker's partitions have come with the segment."""
         assert self._live is not None, "asked only where definitions are followed"
-        wanted = self._live.follower.history.position
-        partitions = {str(number): status for number, status in self._worker.redefinitions().items()}
-        preparing = any(segment_id in status.get("preparing", ()) for status in partitions.values())
-        return {"status": "preparing" if preparing else "active", "wanted": wanted, "partitions": partitions}
+        history = self._live.follower.history
+        definition = history.definition(segment_id)
+        assert definition is not None, "asked only of segments in force"
+        problems = [str(each) for each in history.problems if each.key == segment_id]
+        return segment_status(self._worker.redefinitions(), definition) | {
+            "settled": segment_id not in history.unsettled,
+            "problems": problems,
+        }
 
     async def _livez(self, _: Any) -> web.Response:
         stuck_s = self._worker.stuck_s
@@ -80,4 +85,6 @@ class WebServer:
 
     async def _metrics_page(self, _: Any) -> web.Response:
         self._worker.observe()
+        if self._live is not None:
+            self._live.observe()
         return web.Response(body=generate_latest(self._metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})

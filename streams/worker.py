@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import structlog
@@ -25,7 +25,7 @@ from streams.opening import Opener
 from streams.outgoing import changelog_topic, outgoing
 from streams.partition import Partition, RecordsMissing
 from streams.polling import Membership, PollingThread, Records
-from streams.redefining import WantedDefinitions
+from streams.redefining import Redefining, WantedDefinitions
 from streams.settings import Settings
 from streams.trouble import Trouble
 
@@ -172,11 +172,15 @@ class Worker:
             marker = partition.engine.marker
             self._metrics.lag.labels(str(number)).set(partition.lag(self._fetcher.ends))
             self._metrics.deadlines_late.labels(str(number)).set(partition.engine.is_behind(marker.clock_ms))
+        self._metrics.definitions_waiting.clear()
+        for number, redefining in self.redefinitions().items():
+            waits = self._wanted is not None and redefining.is_behind(self._wanted)
+            self._metrics.definitions_waiting.labels(str(number)).set(waits)
 
-    def redefinitions(self) -> dict[int, dict[str, Any]]:
-        """How far each open partition has come with changed definitions."""
+    def redefinitions(self) -> dict[int, Redefining]:
+        """What takes changed definitions into each open partition."""
         return {
-            number: partition.redefining.status
+            number: partition.redefining
             for number, partition in sorted(self._partitions.items())
             if partition.redefining is not None
         }
@@ -242,9 +246,10 @@ class Worker:
     async def _decide(self) -> list[Decided]:
         decided: list[Decided] = []
         for partition in self._partitions.values():
-            live = partition.decide(self._fetcher.ends, _now_ms())
+            # First the definitions: a new partition's first events are to find them there.
             step = partition.redefine(self._wanted, _now_ms())
-            results = [result for result in (live, step) if result is not None]
+            live = partition.decide(self._fetcher.ends, _now_ms())
+            results = [result for result in (step, live) if result is not None]
             if results:
                 decided += [Decided(partition, result) for result in results]
                 await asyncio.sleep(0)  # the transaction under way has waited for the loop

@@ -22,9 +22,15 @@ def worker() -> Any:
     return measure_worker()
 
 
+def definitions() -> Any:
+    from tests.bench.definitions import main as measure_definitions
+
+    return measure_definitions()
+
+
 # A part prints its figures and answers them, or None where there is nothing to keep. Each is imported only to be run,
 # as the worker's needs a broker.
-PARTS: dict[str, Callable[[], Any]] = {"engine": engine, "worker": worker}
+PARTS: dict[str, Callable[[], Any]] = {"engine": engine, "worker": worker, "definitions": definitions}
 
 
 def main() -> None:

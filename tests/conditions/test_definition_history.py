@@ -304,3 +304,17 @@ def test_writers_that_read_first_leave_a_log_that_any_compaction_leaves_readable
     assert {each.id: each.version for each in reader.definitions()} == {
         each.id: each.version for each in log.history.definitions()
     }
+
+
+def test_the_history_tells_which_segments_changed_behind_a_position() -> None:
+    log = Log()
+    for segment_id in ("a", "b", "c"):
+        log.write(document(segment_id), segment_id.encode())
+    log.write(b"no JSON", b"a")
+    log.write(document("a", "New", version=2))
+    log.write(deletion("b", 2), b"b")
+
+    assert sorted(log.history.changed_since(0)) == ["a", "b", "c"]
+    assert sorted(log.history.changed_since(3)) == ["a", "b"]
+    assert log.history.changed_since(5) == ["b"]
+    assert log.history.changed_since(log.history.position) == []

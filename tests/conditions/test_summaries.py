@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from conditions.definitions import Definitions, compile_definitions
 from conditions.documents import parse_segments
 from conditions.events import Event, Order
-from conditions.features import CountFeature, SumFeature, Summaries
+from conditions.features import READ_BACK, CountFeature, RegisterFeature, SumFeature, Summaries
 from conditions.merging import merge_amounts, merge_entries, merge_registers
 from state.engine import PartitionEngine
 from state.memory_store import MemoryStore
@@ -149,3 +149,37 @@ def test_any_split_into_batches_says_the_same_changes(
     )
 
     assert said(split, batches) == said(whole, [events])
+
+
+def written(records: list[tuple[str, int]], seed: int) -> object:
+    """The value after the live records were written in their order, the old ones among them at any time."""
+    feature, summaries, chance = RegisterFeature("r"), Summaries(), random.Random(seed)
+    old = chance.randint(0, len(records))
+    waiting = [iter(enumerate(records[:old])), iter(enumerate(records[old:], old))]
+    for source in chance.sample([0] * old + [1] * (len(records) - old), len(records)):
+        id_hash, (value, time_ms) = next(waiting[source])
+        if source:
+            feature.fold(summaries, value, time_ms, id_hash, [])
+        else:
+            feature.fold_old(summaries, value, time_ms, id_hash)
+    return summaries.registers[feature.key][1] if records else None
+
+
+@given(st.lists(st.tuples(st.text("abc", min_size=1, max_size=1), st.integers(0, 2)), max_size=8), st.integers(0, 99))
+def test_a_register_that_is_read_back_holds_the_last_record_of_its_newest_time(
+    records: list[tuple[str, int]], seed: int
+) -> None:
+    newest_ms = max((time_ms for _, time_ms in records), default=0)
+    last = [value for value, time_ms in records if time_ms == newest_ms][-1:]
+
+    assert written(records, seed) == (last[0] if last else None)
+
+
+def test_a_register_reads_the_same_records_back_twice_without_a_difference() -> None:
+    feature, summaries = RegisterFeature("r"), Summaries()
+    feature.fold(summaries, "live", 5, 3, [])
+    for _ in range(2):
+        for id_hash, value in enumerate(("first", "second")):
+            feature.fold_old(summaries, value, 5, id_hash)
+
+    assert summaries.registers[feature.key] == (5, "live", [0, 1, READ_BACK, 3])

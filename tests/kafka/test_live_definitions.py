@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from confluent_kafka.admin import AdminClient
-from confluent_kafka.cimpl import NewTopic
 
-from tests.kafka.workers import Feed, NewStage, Stage, WorkerProcess, replayed, until
+from tests.kafka.workers import START_MS, Feed, NewStage, Sent, Stage, replayed, until
 
 pytestmark = pytest.mark.kafka
 
@@ -37,18 +33,17 @@ class Definitions:
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
         self.wanted: dict[str, dict[str, object]] = {}
-        self.topic = stage.settings["definitions_topic"]
 
     def put(self, segment_id: str, condition: dict[str, object]) -> None:
         self.wanted[segment_id] = condition
         document = self.document([segment_id])
         path = self.stage.folder / f"{segment_id}.yaml"
         path.write_text(yaml.safe_dump(document))
-        self.rollcall("apply", str(path))
+        self.stage.rollcall("segments", "apply", str(path))
 
     def delete(self, segment_id: str) -> None:
         del self.wanted[segment_id]
-        self.rollcall("delete", segment_id)
+        self.stage.rollcall("segments", "delete", segment_id)
 
     def document(self, ids: list[str]) -> dict[str, object]:
         return {
@@ -60,32 +55,12 @@ class Definitions:
         path.write_text(yaml.safe_dump(self.document(sorted(self.wanted))))
         return path
 
-    def rollcall(self, *words: str) -> None:
-        settings = {"bootstrap-servers": self.stage.bootstrap_servers, "definitions-topic": self.topic}
-        flags = [f"--{name}={value}" for name, value in {**settings, "app-id": self.stage.app_id}.items()]
-        command = [sys.executable, "-c", "from streams.cli import main; main()", "segments", *words, *flags]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-        assert done.returncode == 0, done.stderr
-
 
 def live_stage(new_stage: NewStage) -> tuple[Stage, Definitions]:
     """A stage whose workers follow a definitions topic of their own."""
     stage = new_stage()
-    topic = f"{stage.app_id}-definitions"
-    stage.settings |= {"definitions_topic": topic, "segments": ""}
-    admin = AdminClient({"bootstrap.servers": stage.bootstrap_servers})
-    for made in admin.create_topics([NewTopic(topic, 1, 1, config={"cleanup.policy": "compact"})]).values():
-        made.result()
+    stage.settings |= {"segments": ""}
     return stage, Definitions(stage)
-
-
-def settled(worker: WorkerProcess, ids: list[str]) -> bool:
-    """Whether every partition of the worker has the newest definitions in force, for every customer."""
-    [status, *_] = [json.loads(worker.get(f"/api/segments/{each}")[1])["status"] for each in ids]
-    partitions = status["partitions"].values()
-    return bool(partitions) and all(
-        "stage" not in each and each["definitions"] >= status["wanted"] for each in partitions
-    )
 
 
 def closing_members(stage: Stage, definitions: Definitions) -> set[str]:
@@ -123,7 +98,7 @@ def test_edits_in_a_running_stream_end_in_the_members_of_the_last_definitions(ne
             worker.wait_ready()
     stage.send(feed.records(500))
     stage.wait_applied()
-    until(lambda: settled(worker, sorted(definitions.wanted)), "the last definitions are in force")
+    stage.wait_settled(worker)
     until(
         lambda: 'rollcall_lag_records{partition="0"} 0.0' in worker.get("/metrics")[1], "the lag is told, and nothing"
     )
@@ -132,3 +107,44 @@ def test_edits_in_a_running_stream_end_in_the_members_of_the_last_definitions(ne
     stage.check_memberships()
     reasons = {change["reason"] for part in stage.changes() for change in part}
     assert {"event", "deadline", "definition"} <= reasons
+
+
+def test_what_is_invalid_on_the_topic_is_told_everywhere_and_the_last_valid_version_stays(new_stage: NewStage) -> None:
+    stage, definitions = live_stage(new_stage)
+    feed = Feed(stage.topics, seed=22)
+    definitions.put("visited", FIRST["visited"])
+    worker = stage.start("worker")
+    worker.wait_ready()
+    by_hand = [
+        (b"visited", b'{"id": "visited", "name": "Visited", "version": 2, "conditions": [{"kind": "page_vist"}]}'),
+        (b"visited", b"{broken"),
+        (b"other", b'{"id": "another", "name": "Other", "version": 1, "conditions": [{"kind": "location"}]}'),
+    ]
+    stage.send(Sent(stage.definitions_topic, key.decode(), value, START_MS, 0) for key, value in by_hand)
+    stage.wait_settled(worker)
+
+    assert worker.metric("rollcall_definitions_ignored_total") == len(by_hand)
+    assert worker.metric("rollcall_definitions_unsettled") == 1
+    assert [each["segment"] for each in worker.events("definition_ignored")] == ["visited", "visited", "other"]
+    listing = json.loads(worker.get("/api/segments")[1])
+    assert [(each["id"], each["version"]) for each in listing["segments"]] == [("visited", 1)]
+    assert [(each["key"], each["reason"]) for each in listing["problems"]] == [
+        ("visited", "invalid"),
+        ("visited", "invalid"),
+        ("other", "invalid"),
+    ]
+    status = json.loads(worker.get("/api/segments/visited")[1])["status"]
+    assert (status["status"], status["settled"], len(status["problems"])) == ("active", False, 2)
+    assert "conditions[0].kind" in status["problems"][0]
+
+    stage.send(feed.records(500))
+    stage.wait_applied()
+    definitions.put("mailed", FIRST["mailed"])
+    stage.wait_settled(worker)
+    assert worker.metric("rollcall_definitions_unsettled") == 0, "the next change writes what is in force again"
+    stage.send(feed.records(500))
+    stage.wait_applied()
+    assert worker.stop() == 0, worker.log_tail()
+    assert set(stage.memberships()) == closing_members(stage, definitions)
+    changes = [each for part in stage.changes() for each in part]
+    assert {each["definition_version"] for each in changes if each["segment_id"] == "visited"} == {1, 2}

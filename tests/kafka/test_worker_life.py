@@ -10,7 +10,7 @@ import pytest
 from confluent_kafka import ConsumerGroupState
 
 from deploy.kafka.broker import Broker
-from tests.kafka.workers import SEGMENTS, START_MS, Feed, NewStage, Sent, header, until
+from tests.kafka.workers import SEGMENTS, START_MS, Feed, NewStage, Sent, Stage, header, until
 
 pytestmark = pytest.mark.kafka
 
@@ -86,26 +86,56 @@ def test_missing_topics_are_refused_with_the_command_that_makes_them(new_stage: 
     assert f"rollcall: topic {stage.changes_topic} does not exist: `rollcall topics create" in worker.log()
 
 
-def test_changed_segments_are_refused_and_changed_names_are_not(new_stage: NewStage) -> None:
+def test_a_changed_segments_file_is_told_and_waits_for_the_command_that_applies_it(new_stage: NewStage) -> None:
     stage = new_stage()
     feed = Feed(stage.topics, seed=24)
     stage.send(feed.records(500))
     worker = stage.start("worker")
     stage.wait_applied()
+    assert not worker.events("segments_file_differs")
     assert worker.stop() == 0, worker.log_tail()
-
-    stage.segments_file.write_text(SEGMENTS.replace("within: 1h", "within: 50m"))
-    worker.restart()
-    assert worker.exit_code() == 1
-    assert f"`rollcall worker --app-id {stage.app_id}-2" in worker.log()
 
     stage.segments_file.write_text(SEGMENTS.replace("name: Shoes", "name: Two pairs of shoes"))
     worker.restart()
+    worker.wait_ready()
+    [said] = worker.events("segments_file_differs")
+    assert said["segments"] == ["shoes"]
+    assert f"`rollcall segments apply {stage.segments_file}`" in said["mend"]
+    stage.send(feed.records(500))
+    stage.wait_applied()
+    assert shoe_names(stage) == {"Shoes"}
+
+    stage.rollcall("segments", "apply", str(stage.segments_file))
+    stage.wait_settled(worker)
     stage.send(feed.records(500))
     stage.wait_applied()
     assert worker.stop() == 0, worker.log_tail()
-    names = {each["segment_name"] for part in stage.changes() for each in part if each["segment_id"] == "shoes"}
-    assert names == {"Shoes", "Two pairs of shoes"}
+    assert shoe_names(stage) == {"Shoes", "Two pairs of shoes"}
+
+
+def shoe_names(stage: Stage) -> set[str]:
+    return {each["segment_name"] for part in stage.changes() for each in part if each["segment_id"] == "shoes"}
+
+
+def test_a_missing_definitions_topic_is_refused_with_the_command_that_makes_it(new_stage: NewStage) -> None:
+    stage = new_stage()
+    stage.delete_topics(stage.definitions_topic)
+    worker = stage.start("worker")
+    assert worker.exit_code() == 1
+    assert f"rollcall: topic {stage.definitions_topic} does not exist: `rollcall topics create" in worker.log()
+
+
+def test_state_of_a_worker_with_fixed_segments_is_refused_with_the_command_that_rebuilds(new_stage: NewStage) -> None:
+    stage = new_stage()
+    feed = Feed(stage.topics, seed=27)
+    stage.send(feed.records(300))
+    worker = stage.start("worker", command_name="fixed-worker")
+    stage.wait_applied()
+    assert worker.stop() == 0, worker.log_tail()
+    worker.restart()
+    assert worker.exit_code() == 1
+    assert "by a worker whose segments were fixed, this is one that follows the definitions topic" in worker.log()
+    assert f"`rollcall worker --app-id {stage.app_id}-2" in worker.log()
 
 
 def test_poison_goes_to_the_dead_letters_and_the_rest_goes_on(new_stage: NewStage) -> None:

@@ -28,7 +28,7 @@ from conditions.events import Event, Rejected
 from connectors.changes import decode_change, encode_change
 from connectors.json_events import record_decoder
 from connectors.segment_files import load_segments
-from state.changelog import CHECKPOINT_KEY, Checkpoint, read_position
+from state.changelog import CHECKPOINT_KEY, SHARED_MARK, Checkpoint, read_position
 from state.customers import NEVER_MS, is_spill, record_deadline_ms
 from state.engine import PartitionEngine, read_marker
 from state.memory_store import MemoryStore
@@ -38,6 +38,7 @@ from streams.kafka.keys import murmur2_partition
 ROOT = Path(__file__).resolve().parent.parent.parent
 PATIENCE_S = 90.0
 LOOK_EVERY_S = 0.05
+WAITING_METRIC = "rollcall_definitions_waiting{"
 REPLAY_BATCH = 1000
 LATEST_MS = (1 << 62) - 1
 
@@ -191,7 +192,7 @@ class WorkerProcess:
         """Start the plain command again in the same folder, with some settings changed."""
         assert self.process.poll() is not None, "it still runs"
         self._environment |= {f"ROLLCALL_{name.upper()}": value for name, value in settings.items()}
-        self._command = plain_command()
+        self._command = rollcall_command("worker")
         self.process = self._launch()
 
     def send(self, number: signal.Signals) -> None:
@@ -262,13 +263,21 @@ class WorkerProcess:
         assert self.alive, f"{self.folder.name} ended with code {self.process.poll()}:\n{self.log_tail()}"
         return self.get("/readyz")[0] == 200
 
+    def has_settled(self, position: int) -> bool:
+        """Whether it has read the definitions topic up to there, and each partition has taken what it says."""
+        status, listing = self.get("/api/segments")
+        if status != 200 or json.loads(listing)["position"] < position or not self.is_ready():
+            return False
+        waiting = [line for line in self.get("/metrics")[1].splitlines() if line.startswith(WAITING_METRIC)]
+        return bool(waiting) and all(line.endswith(" 0.0") for line in waiting)
+
     def wait_ready(self) -> None:
         until(self.is_ready, f"{self.folder.name} is ready; its log is {self.log_file}")
 
 
-def plain_command() -> list[str]:
-    """The command that `rollcall worker` is."""
-    return [sys.executable, "-c", "from streams.cli import main; main()", "worker"]
+def rollcall_command(*words: str) -> list[str]:
+    """The command `rollcall`."""
+    return [sys.executable, "-c", "from streams.cli import main; main()", *words]
 
 
 # -- a whole stage ----------------------------------------------------------------------------------------------------
@@ -295,6 +304,7 @@ class Stage:
         self.topics = [f"{name}-in{number}" for number in range(topics)]
         self.changes_topic, self.memberships_topic = f"{name}-changes", f"{name}-memberships"
         self.dead_letters_topic, self.changelog = f"{name}-dead", f"{name}-state-changelog"
+        self.definitions_topic = f"{name}-definitions"
         self.segments_file = folder / "segments.yaml"
         self.segments_file.write_text(segments)
         self.settings = settings
@@ -313,21 +323,22 @@ class Stage:
         """All topics, with retention for ever: the events' timestamps are old."""
         self.create_inputs(configs)
         self.create_outputs(configs)
+        self._create([self.definitions_topic], {"cleanup.policy": "compact", **configs}, partitions=1)
 
     def create_inputs(self, configs: Mapping[str, str] = {}) -> None:
         self._create(self.topics, {"retention.ms": "-1", **configs})
 
     @property
     def outputs(self) -> list[str]:
-        """The topics that workers write."""
+        """The topics that a partition's transactions write."""
         return [self.changes_topic, self.dead_letters_topic, self.memberships_topic, self.changelog]
 
     def create_outputs(self, configs: Mapping[str, str] = {}) -> None:
         self._create(self.outputs[:2], {"retention.ms": "-1", **configs})
         self._create(self.outputs[2:], {"cleanup.policy": "compact", **configs})
 
-    def _create(self, names: Sequence[str], configs: Mapping[str, str]) -> None:
-        topics = [NewTopic(name, self.partitions, 1, config=dict(configs)) for name in names]
+    def _create(self, names: Sequence[str], configs: Mapping[str, str], partitions: int | None = None) -> None:
+        topics = [NewTopic(name, partitions or self.partitions, 1, config=dict(configs)) for name in names]
         admin = AdminClient({"bootstrap.servers": self.bootstrap_servers})
         for future in admin.create_topics(topics).values():
             future.result()
@@ -342,11 +353,18 @@ class Stage:
     # -- workers
 
     def start(
-        self, name: str, *, at: str | None = None, times: int = 1, signal_name: str = "SIGKILL", **settings: str
+        self,
+        name: str,
+        *,
+        at: str | None = None,
+        times: int = 1,
+        signal_name: str = "SIGKILL",
+        command_name: str = "worker",
+        **settings: str,
     ) -> WorkerProcess:
         """A worker in a folder of this name. With `at` it sends itself the signal at that step."""
         environment = self._environment(name, settings)
-        command = plain_command()
+        command = rollcall_command(command_name)
         if at is not None:
             asked = {"AT": at, "TIMES": str(times), "SIGNAL": signal_name, "MARK": str(self.mark(name))}
             environment |= {f"ROLLCALL_TEST_{key}": value for key, value in asked.items()}
@@ -367,6 +385,7 @@ class Stage:
             "changes_topic": self.changes_topic,
             "memberships_topic": self.memberships_topic,
             "dead_letters_topic": self.dead_letters_topic,
+            "definitions_topic": self.definitions_topic,
             "segments": str(self.segments_file),
             "data_dir": str(self.folder / name),
             "clock": "event",
@@ -379,6 +398,28 @@ class Stage:
         }
         kept = {key: value for key, value in os.environ.items() if not key.startswith("ROLLCALL_")}
         return kept | {f"ROLLCALL_{key.upper()}": value for key, value in chosen.items()}
+
+    # -- definitions
+
+    def rollcall(self, *words: str) -> str:
+        """What a command about this application's definitions says; it must succeed."""
+        flags = {
+            "bootstrap-servers": self.bootstrap_servers,
+            "definitions-topic": self.definitions_topic,
+            "app-id": self.app_id,
+        }
+        command = [*rollcall_command(*words), *(f"--{name}={value}" for name, value in flags.items())]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_S, cwd=ROOT)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def wait_settled(self, *workers: WorkerProcess) -> None:
+        """Until these workers have in force, for every customer, what the definitions topic says by now."""
+        options = {"bootstrap.servers": self.bootstrap_servers, "group.id": "watermarks"}
+        with closing(Consumer(options)) as consumer:
+            _, end = consumer.get_watermark_offsets(TopicPartition(self.definitions_topic, 0), timeout=PATIENCE_S)
+        for worker in workers:
+            until(lambda worker=worker: worker.has_settled(end), f"{worker.folder.name} has the last definitions")  # type: ignore[misc]  # a lambda's default
 
     # -- sending
 
@@ -395,7 +436,7 @@ class Stage:
         )
 
     def send(self, records: Iterable[Sent], producer: Producer | None = None) -> None:
-        """Send and wait until all are in the log; `ends` then says up to where."""
+        """Send and wait until all are in the log; `ends` then says up to where, of the inputs."""
         chosen = producer or self._producer
         failed: list[KafkaError] = []
 
@@ -404,7 +445,8 @@ class Stage:
                 failed.append(error)
                 return
             place = str(message.topic()), int(message.partition() or 0)
-            self.ends[place] = max(self.ends.get(place, 0), int(message.offset() or 0) + 1)
+            if place[0] in self.topics:
+                self.ends[place] = max(self.ends.get(place, 0), int(message.offset() or 0) + 1)
 
         for each in records:
             partition = each.partition
@@ -643,6 +685,8 @@ def check_store(folder: Path, changelog: Sequence[Message]) -> bool:
                 if value is not None:
                     folded[key] = bytes(value)
         checkpoint = folded.pop(CHECKPOINT_KEY, None)
+        shared = {key: folded.pop(key) for key in tuple(folded) if key[:1] == SHARED_MARK}
+        assert dict(store.scan_meta(SHARED_MARK)) == shared, f"definitions in {folder}"
         assert dict(store.scan()) == folded, f"customers in {folder}"
         deadlines = {(record_deadline_ms(value), key) for key, value in folded.items() if not is_spill(key)}
         wanted = sorted(each for each in deadlines if each[0] != NEVER_MS)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
+import msgspec
 import pytest
 
-from conditions.documents import SegmentDocument, parse_segments
+from conditions.documents import SegmentDocument, encode_segment, parse_segments
 from conditions.events import Event, Rejected
-from connectors.json_events import line_decoder
+from connectors.json_events import line_decoder, record_decoder
 from state.customers import decode_customer, is_spill
 from state.live_engine import LiveEngine
 from state.memory_store import MemoryStore
@@ -17,7 +18,7 @@ from state.redefinition import Erasures
 from tests.cases import case
 from tests.oracle import replay
 
-TOPIC = ""
+TOPICS = ("one", "two", "three")
 
 
 def variants(seed: int) -> Iterator[SegmentDocument]:
@@ -31,29 +32,57 @@ def variants(seed: int) -> Iterator[SegmentDocument]:
             )
 
 
+def with_erasures(lines: list[bytes], chance: random.Random) -> Iterator[bytes]:
+    """The lines, and more erasures among them than a case has, each of a customer that was there before."""
+    decode = line_decoder()
+    customers: list[str] = []
+    for at, line in enumerate(lines):
+        yield line
+        found = decode(line, at)
+        if isinstance(found, Event):
+            customers.append(found.customer_id)
+            if chance.random() < 0.06:
+                erasure = {"event_id": f"x{at}", "type": "customer.delete", "customer_id": chance.choice(customers)}
+                yield msgspec.json.encode(erasure | {"time": found.record_time_ms})
+
+
 class Stream:
     """One partition's records, the live engine, and the background work that a worker would do between batches."""
 
-    def __init__(self, seed: int, crashes: bool) -> None:
+    def __init__(self, seed: int, crashes: bool, erasures: bool, topics: Sequence[str]) -> None:
         self.chance = random.Random(seed)
         self.crashes = crashes
-        decode = line_decoder()
         lines = [line for line in case(seed).lines if line.strip()]
-        self.lines = lines
-        self.records: list[Event | Rejected] = [decode(line, at) for at, line in enumerate(lines)]
+        self.lines = [*with_erasures(lines, self.chance)] if erasures else lines
+        self.records = [*self.placed(topics)]
         self.store = MemoryStore()
         self.engine = LiveEngine(self.store, cached_customers=3, most_deadlines=4)
         self.applied = 0
         self.wanted: dict[str, SegmentDocument] = {}
         self.versions: dict[str, int] = {}
         self.position = 0
-        self.backfill: Iterator[tuple[list[Event | Rejected], int]] | None = None
+        self.backfill: Iterator[list[tuple[int, Event]]] | None = None
+
+    def placed(self, topics: Sequence[str]) -> Iterator[Event | Rejected]:
+        """The records, each with a place in one of the topics."""
+        decode = line_decoder()
+        ends = dict.fromkeys(topics, 0)
+        for at, line in enumerate(self.lines):
+            topic = self.chance.choice(topics)
+            found = decode(line, at)
+            yield msgspec.structs.replace(found, topic=topic, offset=ends[topic])
+            ends[topic] += 1
+
+    @property
+    def ends(self) -> dict[str, int]:
+        """The next offset of each topic of which something is applied."""
+        return {topic: offset + 1 for topic, offset in self.engine.marker.applied.items()}
 
     def commit_or_crash(self) -> bool:
         if self.crashes and self.chance.random() < 0.2:
             self.engine.discard()
             self.backfill = None
-            self.applied = self.engine.marker.applied.get(TOPIC, -1) + 1
+            self.applied = sum(self.ends.values())
             return False
         self.engine.commit()
         return True
@@ -72,6 +101,12 @@ class Stream:
                 version=self.versions[segment_id],
             )
 
+    def rename(self) -> None:
+        """Change nothing of some segment but its name."""
+        if self.wanted:
+            document = self.chance.choice([*self.wanted.values()])
+            self.edit(msgspec.structs.replace(document, name=f"name {self.chance.random()}"), document.id)
+
     def live(self) -> None:
         batch = self.records[self.applied : self.applied + self.chance.randint(1, 12)]
         result = self.engine.run(batch, 0)
@@ -82,10 +117,11 @@ class Stream:
         """One step of what is to be done; whether there was any."""
         engine = self.engine
         if engine.redefinition is None:
-            changed = engine.differences(self.wanted, self.versions.__getitem__)
+            ids = self.wanted.keys() | engine.documents.keys()
+            changed = engine.differences(ids, self.wanted.get, self.versions.__getitem__)
             if not changed or not engine.can_begin():
                 return bool(changed)
-            engine.begin_redefinition(self.position, changed, {TOPIC: self.applied})
+            engine.begin_redefinition(self.position, changed, self.ends)
             self.backfill = None
         elif engine.redefinition.stage == "scan":
             engine.scan(0, self.chance.randint(1, 4))
@@ -98,21 +134,25 @@ class Stream:
         redefinition = self.engine.redefinition
         assert redefinition is not None
         if self.backfill is None:
-            self.backfill = self.old_records(redefinition.ends[TOPIC])
+            self.backfill = self.old_events(redefinition.ends)
         found = next(self.backfill, None)
         if found is None:
             self.engine.finish_backfill(None)
         else:
-            self.engine.backfill(found[0], {TOPIC: found[1]})
+            self.engine.backfill([event for _, event in found])
 
-    def old_records(self, end: int) -> Iterator[tuple[list[Event | Rejected], int]]:
+    def old_events(self, ends: Mapping[str, int]) -> Iterator[list[tuple[int, Event]]]:
         erasures = Erasures()
-        events = [(at, each) for at, each in enumerate(self.records[:end]) if isinstance(each, Event)]
+        events = [
+            (at, each)
+            for at, each in enumerate(self.records)
+            if isinstance(each, Event) and each.offset < ends.get(each.topic or "", 0)
+        ]
         for at, each in events:
-            erasures.learn(at, each)
-        spared = [each for at, each in events if erasures.spared(at, each)]
+            erasures.learn((at, 0, 0), each)
+        spared = [(at, each) for at, each in events if erasures.spared((at, 0, 0), each)]
         for start in range(0, len(spared), 7):
-            yield list(spared[start : start + 7]), start
+            yield spared[start : start + 7]
 
     def members(self) -> dict[str, set[str]]:
         found: dict[str, set[str]] = {segment_id: set() for segment_id in self.engine.definitions.segments}
@@ -125,13 +165,15 @@ class Stream:
         return found
 
 
-def play(seed: int, crashes: bool) -> Stream:
-    stream = Stream(seed, crashes)
+def play(stream: Stream, seed: int) -> None:
     pool = list(variants(seed * 7 + 1))
     while stream.applied < len(stream.records):
         if stream.chance.random() < 0.15:
-            document = stream.chance.choice(pool)
-            stream.edit(None if stream.chance.random() < 0.2 else document, document.id)
+            # Several edits may wait while a backfill is under way.
+            for document in stream.chance.sample(pool, stream.chance.choice((1, 1, 1, 3))):
+                stream.edit(None if stream.chance.random() < 0.2 else document, document.id)
+        if stream.chance.random() < 0.05:
+            stream.rename()
         if stream.chance.random() < 0.6:
             stream.background()
         else:
@@ -141,22 +183,78 @@ def play(seed: int, crashes: bool) -> Stream:
     while stream.engine.is_behind(stream.engine.marker.clock_ms):
         stream.engine.run((), 0)
         stream.engine.commit()
-    return stream
 
 
 def documents(stream: Stream) -> dict[str, object]:
-    import msgspec
-
-    from conditions.documents import encode_segment
-
     return {"segments": [msgspec.json.decode(encode_segment(each)) for each in stream.wanted.values()]}
+
+
+def unread(stream: Stream) -> set[int]:
+    """Keys of summaries in the store that belong to no feature of the segments in force."""
+    kept: set[int] = set()
+    for key, record in stream.store.scan():
+        if is_spill(key):
+            kept.add(int.from_bytes(key[-8:], "big"))
+        else:
+            customer = decode_customer(key.decode(), record)
+            kept |= {*customer.counts, *customer.sums, *customer.registers}
+    return kept - {feature.key for feature in stream.engine.definitions.features()}
 
 
 @pytest.mark.parametrize("seed", range(120))
 @pytest.mark.parametrize("crashes", [False, True])
-def test_edits_at_any_time_end_in_the_members_that_the_last_definitions_have(seed: int, crashes: bool) -> None:
-    stream = play(seed, crashes)
+@pytest.mark.parametrize(("erasures", "topics"), [(False, TOPICS[:1]), (True, TOPICS)])
+def test_edits_at_any_time_end_in_the_members_that_the_last_definitions_have(
+    seed: int, crashes: bool, erasures: bool, topics: Sequence[str]
+) -> None:
+    stream = Stream(seed, crashes, erasures, topics)
 
-    expected = replay(documents(stream), stream.lines).members
+    play(stream, seed)
 
-    assert stream.members() == expected
+    assert stream.members() == replay(documents(stream), stream.lines).members
+    assert not unread(stream), "what nobody reads any more is forgotten"
+
+
+VISITED = {"id": "visited", "name": "Visited", "conditions": [{"kind": "app_screen", "screen": "cart"}]}
+
+
+def begin(engine: LiveEngine, position: int, document: SegmentDocument | None) -> None:
+    changed = engine.differences(["visited"], lambda _: document, lambda _: position)
+    engine.begin_redefinition(position, changed, {TOPICS[0]: 1})
+
+
+def record(value: Mapping[str, object], offset: int) -> Event | Rejected:
+    return record_decoder(TOPICS[0], 0)(msgspec.json.encode(value), b"ann", 1_000 + offset, offset)
+
+
+def test_a_segment_that_comes_back_before_its_deletion_is_committed_is_read_back() -> None:
+    [visited] = parse_segments({"segments": [VISITED]})
+    engine = LiveEngine(MemoryStore())
+    begin(engine, 1, visited)
+    engine.run([record({}, 0)], 0)  # nobody is known, so nobody has to be asked
+    for _ in range(2):
+        engine.commit()
+
+    begin(engine, 2, None)
+    screen = {"event_id": "1", "type": "app.screen", "customer_id": "ann", "properties": {"screen": "cart"}}
+    engine.run([record(screen, 1)], 0)
+    begin(engine, 3, visited)
+
+    assert engine.redefinition is not None
+    assert engine.redefinition.stage == "backfill"
+
+
+def test_discarding_compiles_definitions_anew_only_where_they_have_changed() -> None:
+    [visited] = parse_segments({"segments": [VISITED]})
+    engine = LiveEngine(MemoryStore())
+    begin(engine, 1, visited)
+    engine.commit()
+    compiled = engine.definitions
+
+    engine.run([record({}, 0)], 0)
+    engine.discard()
+    assert engine.definitions is compiled
+
+    begin(engine, 2, None)
+    engine.discard()
+    assert [*engine.definitions.segments] == ["visited"]
