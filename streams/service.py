@@ -24,7 +24,7 @@ from streams.connections import connection_of
 from streams.kafka.errors import Refused, Unreachable
 from streams.kafka.keys import find_split_customers
 from streams.kafka.security import Connection
-from streams.kafka.topics import Output, Severity, TopicSpec, check_topics
+from streams.kafka.topics import Output, Problem, Severity, TopicSpec, check_topics
 from streams.kafka.transactions import FencedProducer, ProducerOptions
 from streams.live_definitions import LiveDefinitions
 from streams.metrics import Metrics
