@@ -114,8 +114,7 @@ def test_only_so_many_changes_are_kept_and_it_says_since_when(monkeypatch: pytes
     monkeypatch.setattr(module, "KEPT_CHANGES", 5)
     activity = Activity(3, NOW_MS)
     activity.read_back([change(number, NOW_MS - 10_000 + number) for number in (1, 2, 3)])
-    assert activity.looked_back_to_ms is None
+    assert (activity.looked_back_to_ms, activity.counted_from_ms) == (None, None)
     activity.committed([change(number, NOW_MS + number) for number in (4, 5, 6, 7)])
     assert [each.sequence for each in activity.last_changes("c1", None, 10)] == [7, 4]
-    assert activity.looked_back_to_ms == NOW_MS - 10_000 + 3 + 1
-    assert activity.counted_from_ms is None
+    assert (activity.looked_back_to_ms, activity.counted_from_ms) == (NOW_MS - 10_000 + 3 + 1, None)
