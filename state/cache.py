@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 from state.customers import Customer, add_spilled, customer_key, decode_customer, spill_key
 from state.overlay import Overlay
+
+
+class Records(Protocol):
+    """A store, or what stands for one."""
+
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]: ...
 
 
 class CustomerCache:
@@ -28,7 +35,7 @@ class CustomerCache:
                 customer = Customer(customer_id)
             working[customer_id] = customer
         if missing:
-            self._read(missing, working)
+            working.update((customer.id, customer) for customer in read_customers(self._overlay, missing))
         cached.update(working)  # now the newest in the dict's order, which is the order of use
         return working
 
@@ -43,15 +50,19 @@ class CustomerCache:
         """Forget all: what is in memory may be ahead of what was committed."""
         self._customers.clear()
 
-    def _read(self, customer_ids: list[str], working: dict[str, Customer]) -> None:
-        wanted: list[tuple[Customer, int]] = []
-        records = self._overlay.get_many([customer_key(each) for each in customer_ids])
-        for customer_id, record in zip(customer_ids, records, strict=True):
-            if record is not None:
-                customer = working[customer_id] = decode_customer(customer_id, record)
-                wanted.extend((customer, feature_key) for feature_key in customer.spilled)
-        if wanted:
-            keys = [spill_key(customer_key(customer.id), feature_key) for customer, feature_key in wanted]
-            for (customer, feature_key), spilled in zip(wanted, self._overlay.get_many(keys), strict=True):
-                if spilled is not None:
-                    add_spilled(customer, feature_key, spilled)
+
+def read_customers(source: Records, customer_ids: Sequence[str]) -> list[Customer]:
+    """Those of the customers that are known, with all their summaries, in the order of the ids."""
+    records = source.get_many([customer_key(each) for each in customer_ids])
+    found = [
+        decode_customer(customer_id, record)
+        for customer_id, record in zip(customer_ids, records, strict=True)
+        if record is not None
+    ]
+    wanted = [(customer, feature_key) for customer in found for feature_key in customer.spilled]
+    if wanted:
+        keys = [spill_key(customer_key(customer.id), feature_key) for customer, feature_key in wanted]
+        for (customer, feature_key), spilled in zip(wanted, source.get_many(keys), strict=True):
+            if spilled is not None:
+                add_spilled(customer, feature_key, spilled)
+    return found

@@ -9,7 +9,8 @@ import msgspec
 
 from conditions.definitions import Definitions, Segment
 from conditions.explanation import SegmentAnswer, explain_segment
-from state.customers import Customer, add_spilled, customer_key, decode_customer, spill_key
+from state.cache import read_customers
+from state.customers import Customer
 from state.engine import Marker, read_marker
 from state.redefinition import Asking, CompiledChange, compile_changes, read_redefinition
 from state.store import Store
@@ -38,17 +39,7 @@ class CommittedState:
 
     def customer(self, customer_id: str) -> Customer | None:
         """The customer with all its summaries; None for an unknown one."""
-        key = customer_key(customer_id)
-        [record] = self.store.get_many([key])
-        if record is None:
-            return None
-        customer = decode_customer(customer_id, record)
-        features = list(customer.spilled)
-        spilled = self.store.get_many([spill_key(key, each) for each in features])
-        for feature, value in zip(features, spilled, strict=True):
-            if value is not None:
-                add_spilled(customer, feature, value)
-        return customer
+        return next(iter(read_customers(self.store, [customer_id])), None)
 
     def standings(self, customer: Customer, segments: Iterable[Segment]) -> list[Standing]:
         """What was last said of the customer and each of the segments."""

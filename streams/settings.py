@@ -86,6 +86,11 @@ class Settings(BaseSettings):
     cache_mib: int = Field(64, ge=8, description="MiB of RocksDB block cache, shared by all partitions")
     web_host: str = Field("127.0.0.1", description="address of /metrics, /livez and /readyz")
     web_port: int = Field(6066, ge=0, le=65535, description="port of the same; 0: any free one")
+    web_advertise: str | None = Field(
+        None,
+        pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$",
+        description="URL under which other workers and clients reach this one; default: http://, web_host and web_port",
+    )
     api_token: SecretStr | None = Field(
         None,
         min_length=16,

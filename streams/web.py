@@ -1,7 +1,9 @@
-"""The worker's small web server: /livez, /readyz and /metrics."""
+"""The worker's web server: /livez, /readyz, /metrics, and what can be asked about customers and segments."""
 
 from __future__ import annotations
 
+import socket
+from ipaddress import IPv6Address, ip_address
 from typing import Any
 
 import structlog
@@ -9,9 +11,11 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from state.store import StateError
+from streams.customers_api import routes as customer_routes
 from streams.live_definitions import LiveDefinitions
 from streams.metrics import Metrics
-from streams.segments_api import routes
+from streams.segment_views import SegmentViews
+from streams.segments_api import routes as segment_routes
 from streams.settings import Settings
 from streams.worker import Worker
 
@@ -30,6 +34,7 @@ class WebServer:
         self._settings = settings
         self._worker = worker
         self._metrics = metrics
+        self._views = SegmentViews(worker, self._wanted, worker.redefinitions)
         self._runner: web.AppRunner | None = None
         self.port = settings.web_port
 
@@ -39,9 +44,10 @@ class WebServer:
         app.router.add_get("/livez", self._livez)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/metrics", self._metrics_page)
+        app.router.add_routes(customer_routes(self._worker))
         if self._live is not None:
-            api = routes(self._live.follower, self._live.writer, self._settings, self._status)
-            app.router.add_routes(api)
+            live = self._live
+            app.router.add_routes(segment_routes(live.follower, live.writer, self._settings, self._views))
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
         site = web.TCPSite(self._runner, self._settings.web_host, self._settings.web_port)
@@ -55,17 +61,18 @@ class WebServer:
         self.port = self._runner.addresses[0][1]
         log.info("web_started", host=self._settings.web_host, port=self.port)
 
+    @property
+    def url(self) -> str:
+        """Where other workers and clients reach this one."""
+        return self._settings.web_advertise or f"http://{_reachable(self._settings.web_host)}:{self.port}"
+
     async def stop(self) -> None:
+        await self._views.stop()
         if self._runner is not None:
             await self._runner.cleanup()
 
-    def _status(self, segment_id: str) -> dict[str, Any]:
-        """How far this worker's partitions have come with the segment."""
-        assert self._live is not None, "asked only where definitions are followed"
-        wanted = self._live.follower.history.position
-        partitions = {str(number): status for number, status in self._worker.redefinitions().items()}
-        preparing = any(segment_id in status.get("preparing", ()) for status in partitions.values())
-        return {"status": "preparing" if preparing else "active", "wanted": wanted, "partitions": partitions}
+    def _wanted(self) -> int:
+        return 0 if self._live is None else self._live.follower.history.position
 
     async def _livez(self, _: Any) -> web.Response:
         stuck_s = self._worker.stuck_s
@@ -81,3 +88,14 @@ class WebServer:
     async def _metrics_page(self, _: Any) -> web.Response:
         self._worker.observe()
         return web.Response(body=generate_latest(self._metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+def _reachable(host: str) -> str:
+    """The host as others name it: of an address that stands for all of them, the machine's name."""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return host
+    if address.is_unspecified:
+        return socket.gethostname()
+    return f"[{host}]" if isinstance(address, IPv6Address) else host
