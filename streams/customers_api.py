@@ -106,7 +106,7 @@ class _CustomersApi:
         if not owner:
             raise not_now(f"the owner of partition {number} runs an older release, which does not tell its address")
         more = "" if looked_into is None else f"{'&' if request.query_string else '?'}{LOOKED_INTO}={looked_into}"
-        return f"{owner.rstrip('/')}{request.path_qs}{more}"
+        return f"{owner}{request.path_qs}{more}"
 
 
 # --- the answer ------------------------------------------------------------------------------------------------------

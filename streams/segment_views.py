@@ -102,7 +102,7 @@ class SegmentViews:
             raise Refusal(400, f"there is no partition {partition}; there are {len(owners)}")
         if partition in self._own() or not owners.get(partition):
             raise not_now(f"partition {partition} is not open, or its owner is not known")
-        raise web.HTTPTemporaryRedirect(f"{owners[partition].rstrip('/')}{request.path_qs}")
+        raise web.HTTPTemporaryRedirect(f"{owners[partition]}{request.path_qs}")
 
     def _own(self) -> frozenset[int]:
         return self._ownership.assigned_partitions or frozenset()
@@ -112,7 +112,7 @@ class SegmentViews:
         if self._session is None:
             self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=OTHERS_TIMEOUT_S))
         try:
-            where = f"{url.rstrip('/')}/api/segments/{segment_id}/partitions"
+            where = f"{url}/api/segments/{segment_id}/partitions"
             async with self._session.get(where, params={"at": str(now_ms)}) as response:
                 response.raise_for_status()
                 found: dict[str, PartitionStatus] = msgspec.json.decode(await response.read())["partitions"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-from ipaddress import IPv6Address, ip_address
 from typing import Any
 
 import structlog
@@ -16,7 +14,7 @@ from streams.live_definitions import LiveDefinitions
 from streams.metrics import Metrics
 from streams.segment_views import SegmentViews
 from streams.segments_api import routes as segment_routes
-from streams.settings import Settings
+from streams.settings import Settings, worker_url
 from streams.worker import Worker
 
 log = structlog.get_logger(__name__)
@@ -64,7 +62,7 @@ class WebServer:
     @property
     def url(self) -> str:
         """Where other workers and clients reach this one."""
-        return self._settings.web_advertise or f"http://{_reachable(self._settings.web_host)}:{self.port}"
+        return worker_url(self._settings, self.port)
 
     async def stop(self) -> None:
         await self._views.stop()
@@ -88,14 +86,3 @@ class WebServer:
     async def _metrics_page(self, _: Any) -> web.Response:
         self._worker.observe()
         return web.Response(body=generate_latest(self._metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
-
-
-def _reachable(host: str) -> str:
-    """The host as others name it: of an address that stands for all of them, the machine's name."""
-    try:
-        address = ip_address(host)
-    except ValueError:
-        return host
-    if address.is_unspecified:
-        return socket.gethostname()
-    return f"[{host}]" if isinstance(address, IPv6Address) else host
