@@ -45,7 +45,7 @@ class Slots:
     def __init__(self, window: Window) -> None:
         self._window = window
         self._newest = 0  # number of the newest slot that was written
-        self._counts = array("Q", bytes(16 * window.slots))
+        self._counts = array("I", bytes(8 * window.slots))
 
     def add(self, at_ms: int, place: int) -> None:
         """Count one; `place` 0: entered, 1: left."""
