@@ -65,7 +65,7 @@ class Flow(msgspec.Struct):
 class SegmentNumbers(msgspec.Struct):
     """One segment in one partition. `version` is the one in force, None where there is none.
 
-    `size` is None until all customers were counted; `counted` of about `customers` were. `counted_from` is the instant
+    `size` is None until all `customers` were counted, and `counted` tells how many were. `counted_from` is the instant
     from which on entered and left are complete; None: nothing is missing.
     """
 
@@ -172,11 +172,12 @@ class PartitionAnswers:
         tally, activity, state = self._tally_now(), self._activity_now(), await self.state()
         segment = state.definitions.segments.get(segment_id)
         hour, day = (activity.total(segment_id, window, now_ms) for window in (LAST_HOUR, LAST_DAY))
+        customers = state.marker.customers
         return SegmentNumbers(
             None if segment is None else segment.version,
             tally.size(segment_id),
-            tally.counted,
-            state.marker.customers,
+            customers if tally.done else min(tally.counted, customers),
+            customers,
             Flow(format_time(LAST_HOUR.from_ms(now_ms)), *hour),
             Flow(format_time(LAST_DAY.from_ms(now_ms)), *day),
             _time(activity.counted_from_ms),
@@ -241,7 +242,7 @@ class PartitionAnswers:
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 await older.read_backwards(_now_ms() - DAY_MS - HOUR_MS, take)
-            except (kafka.KafkaError, TimeoutError, OSError) as error:
+            except (kafka.KafkaError, TimeoutError, OSError, msgspec.DecodeError) as error:
                 log.warning("changes_unreadable", partition=self.number, attempt=attempt, error=repr(error))
                 await asyncio.sleep(AGAIN_S)
             else:

@@ -130,6 +130,20 @@ def explain(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, timeout=60)
 
 
+def test_a_worker_with_a_segments_file_answers_about_customers_too(new_stage: NewStage) -> None:
+    stage = new_stage()
+    stage.send(Feed(stage.topics, seed=33, customers=10).records(200))
+    worker = stage.start("worker")
+    worker.wait_ready()
+    stage.wait_applied()
+    customers = {each["customer_id"] for part in stage.changes() for each in part}
+    known = [each for each in sorted(customers) if worker.get(f"/api/customers/{each}")[0] == 200]
+    assert known
+    for customer in known:
+        answer, said = get(worker, f"/api/customers/{customer}"), state_says(worker, customer)
+        assert {name: answer[name] for name in said} == said
+
+
 def test_a_customer_that_crc32_has_placed_elsewhere_is_found(new_stage: NewStage) -> None:
     stage, definitions = live_stage(new_stage)
     workers = two_workers(stage, definitions)
