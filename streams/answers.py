@@ -156,11 +156,15 @@ class PartitionAnswers:
         self._state = CommittedState(self._engine.store, self._engine.definitions, self._state)
         return self._state
 
-    async def last_changes(self, customer_id: str, segment_id: str | None, most: int, patience_s: float) -> LastChanges:
-        """The customer's newest changes. The first to ask waits for older ones, no longer than `patience_s`."""
-        activity = self._activity_now()
+    async def wait_for_changes(self, patience_s: float) -> None:
+        """Until the newest of the older changes are read back, where nobody has asked before."""
+        self._activity_now()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._first_slice.wait(), patience_s)
+
+    def last_changes(self, customer_id: str, segment_id: str | None, most: int) -> LastChanges:
+        """The customer's newest changes, as of the last commit."""
+        activity = self._activity_now()
         wanted = None if segment_id is None else [segment_id]
         changes = activity.last_changes(customer_id, wanted, most)
         return LastChanges(changes, _time(activity.looked_back_to_ms))
@@ -169,7 +173,8 @@ class PartitionAnswers:
 
     async def numbers(self, segment_id: str, now_ms: int) -> SegmentNumbers:
         """Size, and entered and left up to `now_ms`, as of the last commit."""
-        tally, activity, state = self._tally_now(), self._activity_now(), await self.state()
+        state = await self.state()
+        tally, activity = self._tally_now(), self._activity_now()
         segment = state.definitions.segments.get(segment_id)
         hour, day = (activity.total(segment_id, window, now_ms) for window in (LAST_HOUR, LAST_DAY))
         customers = state.marker.customers

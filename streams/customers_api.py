@@ -16,7 +16,7 @@ from conditions.explanation import SegmentAnswer
 from conditions.times import format_time
 from state.customers import Customer
 from state.lookup import CommittedState, Standing, explain_standing
-from streams.answers import PartitionAnswers
+from streams.answers import LastChanges, PartitionAnswers
 from streams.inspection import pending_ids, unknown_customer
 from streams.kafka.keys import crc32_partition, murmur2_partition
 from streams.problems import Refusal, explained, json_answer, not_now, number_of
@@ -61,10 +61,13 @@ class _CustomersApi:
         most = number_of(request, "changes", SHOWN_CHANGES, 0, MOST_CHANGES)
         async with asyncio.timeout(ANSWER_TIMEOUT_S):
             for answers in self._likeliest_first(customer_id):
-                state = await answers.state()
-                customer = state.customer(customer_id)
-                if customer is not None:
-                    return await _page(answers, state, customer, request.query.get("segment"), most)
+                if (await answers.state()).customer(customer_id) is None:
+                    continue
+                await answers.wait_for_changes(OLDER_CHANGES_PATIENCE_S)
+                known = _known(answers.number, await answers.state(), customer_id, request.query.get("segment"))
+                if known is not None:
+                    last = answers.last_changes(customer_id, request.query.get("segment"), most)
+                    return await _page(known, last)
         self._send_on(request, customer_id)
         raise Refusal(404, unknown_customer(customer_id))
 
@@ -115,12 +118,18 @@ class _CustomersApi:
 class _Known(NamedTuple):
     """What one instant says of a customer; the rest of the answer only reads it."""
 
+    partition: int
+    customer: Customer
     at_ms: int
     memberships: list[dict[str, Any]]
     standings: list[Standing]
 
 
-def _known(state: CommittedState, customer: Customer, segment_id: str | None) -> _Known:
+def _known(partition: int, state: CommittedState, customer_id: str, segment_id: str | None) -> _Known | None:
+    """None for an unknown customer. Raises Refusal for an unknown segment."""
+    customer = state.customer(customer_id)
+    if customer is None:
+        return None
     segments = state.definitions.segments
     if segment_id is not None and segment_id not in segments:
         raise Refusal(400, f"there is no segment {segment_id[:64]!r} in force")
@@ -129,24 +138,20 @@ def _known(state: CommittedState, customer: Customer, segment_id: str | None) ->
         {"segment_id": each.id, "segment_name": each.name, "version": each.version}
         for each in state.memberships(customer)
     ]
-    return _Known(state.marker.clock_ms, memberships, state.standings(customer, asked))
+    return _Known(partition, customer, state.marker.clock_ms, memberships, state.standings(customer, asked))
 
 
-async def _page(
-    answers: PartitionAnswers, state: CommittedState, customer: Customer, segment_id: str | None, most: int
-) -> web.Response:
-    known = _known(state, customer, segment_id)
+async def _page(known: _Known, last: LastChanges) -> web.Response:
     explanations: list[SegmentAnswer] = []
     for place, standing in enumerate(known.standings, start=1):
-        explanations.append(explain_standing(standing, customer, known.at_ms))
+        explanations.append(explain_standing(standing, known.customer, known.at_ms))
         if place % EXPLAINED_AT_ONCE == 0:
             await asyncio.sleep(0)
-    last = await answers.last_changes(customer.id, segment_id, most, OLDER_CHANGES_PATIENCE_S)
     return json_answer(
         {
-            "customer_id": customer.id,
+            "customer_id": known.customer.id,
             "at": format_time(known.at_ms),
-            "partition": answers.number,
+            "partition": known.partition,
             "memberships": known.memberships,
             "segments": explanations,
             "pending": pending_ids(known.standings),

@@ -97,5 +97,5 @@ async def test_where_nobody_listens_the_message_says_what_to_do() -> None:
     await server.start_server()
     url = str(server.make_url(""))
     await server.close()
-    with pytest.raises(WorkerUnanswering, match="cannot be reached .*--url.*--state DIR"):
+    with pytest.raises(WorkerUnanswering, match=r"cannot be reached .*--url.*--state DIR"):
         await explain(url)
