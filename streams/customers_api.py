@@ -58,16 +58,17 @@ class _CustomersApi:
         customer_id = request.match_info["id"]
         if not 0 < len(customer_id) <= LONGEST_ID:
             raise Refusal(404, unknown_customer(customer_id[:LONGEST_ID]))
+        segment_id = request.query.get("segment")
         most = number_of(request, "changes", SHOWN_CHANGES, 0, MOST_CHANGES)
         async with asyncio.timeout(ANSWER_TIMEOUT_S):
             for answers in self._likeliest_first(customer_id):
                 if (await answers.state()).customer(customer_id) is None:
                     continue
-                await answers.wait_for_changes(OLDER_CHANGES_PATIENCE_S)
-                known = _known(answers.number, await answers.state(), customer_id, request.query.get("segment"))
+                if most:
+                    await answers.wait_for_changes(OLDER_CHANGES_PATIENCE_S)
+                known = _known(answers.number, await answers.state(), customer_id, segment_id)
                 if known is not None:
-                    last = answers.last_changes(customer_id, request.query.get("segment"), most)
-                    return await _page(known, last)
+                    return await _page(known, answers.last_changes(customer_id, segment_id, most) if most else None)
         self._send_on(request, customer_id)
         raise Refusal(404, unknown_customer(customer_id))
 
@@ -141,7 +142,7 @@ def _known(partition: int, state: CommittedState, customer_id: str, segment_id: 
     return _Known(partition, customer, state.marker.clock_ms, memberships, state.standings(customer, asked))
 
 
-async def _page(known: _Known, last: LastChanges) -> web.Response:
+async def _page(known: _Known, last: LastChanges | None) -> web.Response:
     explanations: list[SegmentAnswer] = []
     for place, standing in enumerate(known.standings, start=1):
         explanations.append(explain_standing(standing, known.customer, known.at_ms))
@@ -155,7 +156,6 @@ async def _page(known: _Known, last: LastChanges) -> web.Response:
             "memberships": known.memberships,
             "segments": explanations,
             "pending": pending_ids(known.standings),
-            "last_changes": last.changes,
-            "looked_back_to": last.looked_back_to,
+            **({} if last is None else {"last_changes": last.changes, "looked_back_to": last.looked_back_to}),
         }
     )

@@ -107,6 +107,8 @@ async def test_older_changes_are_read_back_and_then_followed(serve: Callable[...
         )
         partition.apply([visit("bert", NOW_MS + 9 * DAY_MS)], NOW_MS)
     assert len((await (await client.get("/api/customers/bert?changes=2")).json())["last_changes"]) == 2
+    unasked = await (await client.get("/api/customers/bert?changes=0")).json()
+    assert not {"last_changes", "looked_back_to"} & set(unasked)
     assert "changes: expected an integer" in await problem(client, "/api/customers/bert?changes=-1", 400)
 
 
