@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 from state.customers import Customer, add_spilled, customer_key, decode_customer, spill_key
 from state.overlay import Overlay
+
+
+class Records(Protocol):
+    """A store, or what stands for one."""
+
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]: ...
 
 
 class CustomerCache:
@@ -40,9 +47,9 @@ class CustomerCache:
     def visit(self, customer_ids: Iterable[str]) -> list[Customer]:
         """Those of these customers that are known, without keeping them: who goes through all pushes nobody out."""
         found = {each: self._young.get(each) or self._old.get(each) for each in customer_ids}
-        known = {each: customer for each, customer in found.items() if customer is not None}
-        self._read([each for each, customer in found.items() if customer is None], known)
-        return list(known.values())
+        kept = [customer for customer in found.values() if customer is not None]
+        absent = [each for each, customer in found.items() if customer is None]
+        return [*kept, *read_customers(self._overlay, absent)]
 
     def trim(self) -> None:
         """Give up who was not used for long. Called between batches: no customer may be in work."""
@@ -68,17 +75,21 @@ class CustomerCache:
                 customer = Customer(customer_id)
             young[customer_id] = customer
         if missing:
-            self._read(missing, young)
+            young.update((customer.id, customer) for customer in read_customers(self._overlay, missing))
 
-    def _read(self, customer_ids: list[str], working: dict[str, Customer]) -> None:
-        wanted: list[tuple[Customer, int]] = []
-        records = self._overlay.get_many([customer_key(each) for each in customer_ids])
-        for customer_id, record in zip(customer_ids, records, strict=True):
-            if record is not None:
-                customer = working[customer_id] = decode_customer(customer_id, record)
-                wanted.extend((customer, feature_key) for feature_key in customer.spilled)
-        if wanted:
-            keys = [spill_key(customer_key(customer.id), feature_key) for customer, feature_key in wanted]
-            for (customer, feature_key), spilled in zip(wanted, self._overlay.get_many(keys), strict=True):
-                if spilled is not None:
-                    add_spilled(customer, feature_key, spilled)
+
+def read_customers(source: Records, customer_ids: Sequence[str]) -> list[Customer]:
+    """Those of the customers that are known, with all their summaries, in the order of the ids."""
+    records = source.get_many([customer_key(each) for each in customer_ids])
+    found = [
+        decode_customer(customer_id, record)
+        for customer_id, record in zip(customer_ids, records, strict=True)
+        if record is not None
+    ]
+    wanted = [(customer, feature_key) for customer in found for feature_key in customer.spilled]
+    if wanted:
+        keys = [spill_key(customer_key(customer.id), feature_key) for customer, feature_key in wanted]
+        for (customer, feature_key), spilled in zip(wanted, source.get_many(keys), strict=True):
+            if spilled is not None:
+                add_spilled(customer, feature_key, spilled)
+    return found

@@ -33,8 +33,16 @@ class Record(msgspec.Struct, array_like=True):
     born: int = 0
 
 
+class _Head(msgspec.Struct, array_like=True, gc=False):
+    """The beginning of a `Record`: decoding stops there."""
+
+    last_effective_ms: int
+    differing: list[int]
+
+
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Record).decode
+_decode_head = msgspec.msgpack.Decoder(_Head).decode
 _decode_counts = msgspec.msgpack.Decoder(list[int]).decode
 _decode_sums = msgspec.msgpack.Decoder(list[AmountEntry]).decode
 
@@ -96,6 +104,11 @@ def is_spill(key: bytes) -> bool:
 
 def record_deadline_ms(record: bytes) -> int:
     return int.from_bytes(record[:_DEADLINE_BYTES], "big")
+
+
+def record_differing(record: bytes) -> list[int]:
+    """The keys of the segments in which the customer differs from one with nothing known."""
+    return _decode_head(memoryview(record)[_DEADLINE_BYTES:]).differing
 
 
 def decode_customer(customer_id: str, record: bytes) -> Customer:

@@ -22,7 +22,7 @@ from conditions.times import format_time
 from state.cache import CustomerCache
 from state.customers import NEVER_MS, Customer, customer_key, encode_customer
 from state.overlay import Overlay
-from state.redefinition import Asking, CompiledChange, History
+from state.redefinition import SEGMENT_MARK, Asking, CompiledChange, History
 from state.store import Store, WriteSet
 
 MARKER_KEY = b"marker"
@@ -145,6 +145,11 @@ class PartitionEngine:
     def is_behind(self, clock_ms: int) -> bool:
         """Whether the clock, or a deadline, is still before this instant."""
         return self.marker.clock_ms < clock_ms or bool(self._overlay.due(clock_ms, 1))
+
+    @property
+    def segments_are_committed(self) -> bool:
+        """Whether the definitions in memory are those of the store: no decided batch that waits changes them."""
+        return not self._overlay.stages(SEGMENT_MARK)
 
     def commit(self) -> None:
         """Write the oldest decided batch to the store, whole. Raises StateError; nothing is written then."""

@@ -58,6 +58,10 @@ class Overlay:
         """Put a decided write set on top."""
         self._staged.append(writes)
 
+    def stages(self, mark: bytes) -> bool:
+        """Whether a staged set changes a named value whose key begins so."""
+        return any(key.startswith(mark) for writes in self._staged for key, _ in writes.meta)
+
     def commit(self) -> None:
         """Write the oldest staged set to the store. Raises StateError; nothing is unstaged then."""
         self.store.write(self._staged[0])

@@ -65,10 +65,13 @@ def build_application(settings: Settings, connection: Connection, worker: Worker
     return app
 
 
-def attach(app: Application, settings: Settings, connection: Connection, worker: Worker) -> None:
-    """Tell the consumer's thread how to connect and assign, and the worker where to position. Before `app.start`."""
+def attach(app: Application, settings: Settings, connection: Connection, worker: Worker, url: str) -> None:
+    """Tell the consumer's thread how to connect and assign, and the worker where to position. Before `app.start`.
+
+    `url` is where this worker answers to others.
+    """
     thread: PollingThread = app.consumer._thread  # type: ignore[attr-defined]  # a PollingConsumer's
     thread.connection = connection
-    thread.assignor = CopartitionedAssignor(settings.standby_replicas, local_partitions(settings.data_dir))
+    thread.assignor = CopartitionedAssignor(settings.standby_replicas, local_partitions(settings.data_dir), url)
     thread.max_poll_records = settings.batch_records * len(settings.topics)
     worker.thread = thread

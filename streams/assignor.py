@@ -18,17 +18,21 @@ VERSION = 0
 
 
 class MemberData(msgspec.Struct):
-    """What a worker tells the group's leader: whose local state it has, owned ones first, and its wish for copies."""
+    """What a worker tells the group's leader: whose local state it has, owned ones first, its wish for copies, and
+    where it answers. Workers of other releases may leave fields out, or tell of more.
+    """
 
     owned: list[int] = []
     copies: list[int] = []
     standby_replicas: int = 0
+    url: str = ""
 
 
 class AssignmentData(msgspec.Struct):
     """What the leader tells a worker besides its partitions."""
 
     standbys: list[int] = []
+    owners: dict[int, str] = {}  # the URL of each partition's owner; empty where that tells none
 
 
 class CopartitionedAssignor(AbstractPartitionAssignor):  # type: ignore[misc]  # aiokafka ships no types
@@ -36,10 +40,13 @@ class CopartitionedAssignor(AbstractPartitionAssignor):  # type: ignore[misc]  #
 
     name = "rollcall-copartitioned"
 
-    def __init__(self, standby_replicas: int = 0, copies: Iterable[int] = ()) -> None:
-        """`copies` are the partitions of which this worker has local state from an earlier life."""
-        self._data = MemberData(copies=sorted(copies), standby_replicas=standby_replicas)
+    def __init__(self, standby_replicas: int = 0, copies: Iterable[int] = (), url: str = "") -> None:
+        """`copies` are the partitions of which this worker has local state from an earlier life; `url` is where it
+        answers.
+        """
+        self._data = MemberData(copies=sorted(copies), standby_replicas=standby_replicas, url=url)
         self.standbys: list[int] = []
+        self.owners: dict[int, str] = {}  # of all partitions; none where the leader does not tell
 
     def metadata(self, topics: Iterable[str]) -> ConsumerProtocolMemberMetadata:
         """What this worker sends when it joins."""
@@ -55,11 +62,12 @@ class CopartitionedAssignor(AbstractPartitionAssignor):  # type: ignore[misc]  #
         data = {member: _member_data(each.user_data) for member, each in members.items()}
         owners = spread(numbers, data)
         standbys = spread_standbys(numbers, owners, data)
+        urls = {number: data[member].url for member, owned in owners.items() for number in owned}
         return {
             member: ConsumerProtocolMemberAssignment(
                 VERSION,
                 [(topic, [each for each in owners[member] if each in partitions[topic]]) for topic in topics],
-                msgspec.msgpack.encode(AssignmentData(standbys[member])),
+                msgspec.msgpack.encode(AssignmentData(standbys[member], urls)),
             )
             for member in members
         }
@@ -67,9 +75,11 @@ class CopartitionedAssignor(AbstractPartitionAssignor):  # type: ignore[misc]  #
     def on_assignment(self, assignment: ConsumerProtocolMemberAssignment) -> None:
         """Called on every worker with what it got."""
         owned = sorted({number for _, numbers in assignment.assignment for number in numbers})
-        told = msgspec.msgpack.decode(assignment.user_data, type=AssignmentData) if assignment.user_data else None
-        self.standbys = told.standbys if told is not None else []
-        self._data = MemberData(owned, self.standbys, self._data.standby_replicas)
+        told = AssignmentData()
+        if assignment.user_data:
+            told = msgspec.msgpack.decode(assignment.user_data, type=AssignmentData)
+        self.standbys, self.owners = told.standbys, told.owners
+        self._data = MemberData(owned, self.standbys, self._data.standby_replicas, self._data.url)
 
 
 def _member_data(user_data: bytes | None) -> MemberData:

@@ -327,20 +327,33 @@ def members(
 @app.command()
 def explain(
     customer: Annotated[str, typer.Argument(help="id of the customer")],
-    state: StateOption,
     segment: Annotated[str | None, typer.Argument(help="id of the segment (default: all)")] = None,
+    state: Annotated[
+        Path | None, typer.Option("--state", help="folder that `replay --state` or a worker wrote, instead of a worker")
+    ] = None,
+    url: Annotated[
+        str | None,
+        typer.Option(help="any running worker (default: the settings web_advertise, or web_host and web_port)"),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say why a customer is in or out: each condition, what was seen, and when it next flips."""
+    from streams.asking import explain_over_http
     from streams.inspection import UnknownCustomerError, UnknownSegmentError, explain_customer, open_readers, render
+    from streams.settings import worker_url
 
-    with open_readers(state) as readers:
-        try:
-            answer = explain_customer(readers, customer, segment)
-        except UnknownSegmentError as error:
-            raise CommandError(str(error), WRONG_USE) from None
-        except UnknownCustomerError as error:
-            raise CommandError(str(error)) from None
+    if state is not None and url is not None:
+        raise CommandError("--state looks into a folder and --url asks a worker: give one of them", WRONG_USE)
+    try:
+        if state is None:
+            answer = explain_over_http(url or worker_url(load_settings()), customer, segment)
+        else:
+            with open_readers(state) as readers:
+                answer = explain_customer(readers, customer, segment)
+    except UnknownSegmentError as error:
+        raise CommandError(str(error), WRONG_USE) from None
+    except UnknownCustomerError as error:
+        raise CommandError(str(error)) from None
     if as_json:
         _answer_json(answer)
     else:

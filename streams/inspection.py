@@ -11,15 +11,19 @@ from typing import Any
 import msgspec
 
 from conditions.definitions import Definitions, Segment, compile_definitions
-from conditions.explanation import SegmentAnswer, explain_segment
+from conditions.explanation import SegmentAnswer
 from conditions.times import format_time
 from state.changelog import read_position
-from state.customers import add_spilled, customer_key, decode_customer, is_spill, spill_key
+from state.customers import decode_customer, is_spill
 from state.definitions_record import read_segments
 from state.engine import Marker, read_marker
+from state.lookup import CommittedState, Standing, explain_standing
 from state.rocksdb_store import RocksdbStore
 from state.store import StateError, Store
+from state.tally import Tally
 from streams.member_table import printable, table_lines
+
+COUNTED_CUSTOMERS = 10_000  # at a time
 
 
 class UnknownSegmentError(Exception):
@@ -51,51 +55,29 @@ class StateReader:
 
     def members(self, segment: Segment) -> Iterator[str]:
         """The ids of the customers in the segment, in order."""
+        state = self.state()
         for key, record in self._store.scan():
             if not is_spill(key):
                 customer = decode_customer(key.decode(), record)
-                if (segment.key in customer.differing) != segment.default:
+                [standing] = state.standings(customer, [segment])
+                if standing.member:
                     yield customer.id
 
     def sizes(self) -> dict[str, int]:
         """How many customers are in each segment; one pass over all customers."""
         return count_members(self._store, self.definitions)
 
-    def knows(self, customer_id: str) -> bool:
-        return self._store.get_many([customer_key(customer_id)]) != [None]
-
-    def explain(self, customer_id: str, segments: list[Segment]) -> list[SegmentAnswer]:
-        """Why the customer is in each of the segments or out of it. Raises UnknownCustomerError."""
-        key = customer_key(customer_id)
-        [record] = self._store.get_many([key])
-        if record is None:
-            raise UnknownCustomerError(f"customer {customer_id!r} is not known")
-        customer = decode_customer(customer_id, record)
-        features = list(customer.spilled)
-        for feature, spilled in zip(
-            features, self._store.get_many([spill_key(key, each) for each in features]), strict=True
-        ):
-            if spilled is not None:
-                add_spilled(customer, feature, spilled)
-        at_ms = self.marker.clock_ms
-        return [
-            explain_segment(each, customer, at_ms, (each.key in customer.differing) != each.default)
-            for each in segments
-        ]
+    def state(self) -> CommittedState:
+        """The same, to be asked about customers."""
+        return CommittedState(self._store, self.definitions)
 
 
 def count_members(store: Store, definitions: Definitions) -> dict[str, int]:
     """How many customers are in each segment, by its id, in the order of the definitions."""
-    customers = 0
-    differing: Counter[int] = Counter()
-    for key, record in store.scan():
-        if not is_spill(key):
-            customers += 1
-            differing.update(decode_customer(key.decode(), record).differing)
-    return {
-        segment.id: customers - differing[segment.key] if segment.default else differing[segment.key]
-        for segment in definitions.segments.values()
-    }
+    tally, state = Tally(), CommittedState(store, definitions)
+    while not tally.done:
+        tally.count(state, COUNTED_CUSTOMERS)
+    return {segment_id: tally.size(segment_id) or 0 for segment_id in definitions.segments}
 
 
 def add_sizes(readers: list[StateReader]) -> dict[str, int]:
@@ -148,31 +130,51 @@ def _followed(store: RocksdbStore) -> int:
     return -1 if position is None else position.offset
 
 
-class CustomerAnswer(msgspec.Struct):
-    """Why a customer is in segments or out of them, as of the partition's time `at`."""
+class CustomerAnswer(msgspec.Struct, omit_defaults=True):
+    """Why a customer is in segments or out of them, as of the partition's time `at`.
+
+    `pending` are segments that have changed and for which this customer is still to be asked: `member` is what was last
+    said.
+    """
 
     customer_id: str
     at: str
     segments: list[SegmentAnswer]
+    pending: list[str] = []
 
 
 def explain_customer(readers: list[StateReader], customer_id: str, segment_id: str | None) -> CustomerAnswer:
     """The answer of the partition that knows the customer. Raises UnknownCustomerError, UnknownSegmentError."""
     for reader in readers:
         segments = [*reader.definitions.segments.values()] if segment_id is None else [reader.segment(segment_id)]
-        if reader.knows(customer_id):
-            return CustomerAnswer(
-                customer_id, format_time(reader.marker.clock_ms), reader.explain(customer_id, segments)
-            )
-    raise UnknownCustomerError(f"customer {customer_id!r} is not known: no event since it was last erased")
+        state = reader.state()
+        customer = state.customer(customer_id)
+        if customer is not None:
+            at_ms = state.marker.clock_ms
+            standings = state.standings(customer, segments)
+            answers = [explain_standing(each, customer, at_ms) for each in standings]
+            return CustomerAnswer(customer_id, format_time(at_ms), answers, pending_ids(standings))
+    raise UnknownCustomerError(unknown_customer(customer_id))
+
+
+def pending_ids(standings: list[Standing]) -> list[str]:
+    """The segments for which the customer is still to be asked."""
+    return [each.segment.id for each in standings if each.pending]
+
+
+def unknown_customer(customer_id: str) -> str:
+    """What is said of a customer that no partition knows."""
+    return f"customer {customer_id!r} is not known: no event since it was last erased"
 
 
 def render(answer: CustomerAnswer) -> Iterator[str]:
     """The answer as lines of text."""
+    waiting = set(answer.pending)
     yield f"{answer.customer_id}, as of {answer.at}"
     for segment in answer.segments:
         until = f" until {segment.valid_until} if nothing arrives" if segment.valid_until else ""
-        yield f"{'in ' if segment.member else 'out'}  {segment.segment_id} ({segment.segment_name}){until}"
+        pending = "; it has changed, and this customer is still to be asked" if segment.segment_id in waiting else ""
+        yield f"{'in ' if segment.member else 'out'}  {segment.segment_id} ({segment.segment_name}){until}{pending}"
         for condition in segment.conditions:
             flips = f"; flips at {condition.flips_at}" if condition.flips_at else ""
             yield f"      {'holds' if condition.holds else 'fails'}  {_words(condition.condition)}"

@@ -15,6 +15,8 @@ from connectors.json_events import RecordDecoder, record_decoder
 from state.engine import BatchResult, PartitionEngine
 from state.live_engine import LiveEngine
 from state.rocksdb_store import RocksdbStore
+from streams.answers import PartitionAnswers
+from streams.changes_reader import ChangesReader
 from streams.kafka.errors import StreamsError
 from streams.polling import LogEnd
 from streams.redefining import Background, Redefining, WantedDefinitions
@@ -78,6 +80,9 @@ class Partition:
         self.redefining: Redefining | None = None
         self._pace = background.pace
         self.engine = self._engine(definitions, settings, background)
+        self.answers = PartitionAnswers(
+            number, self.engine, lambda: ChangesReader(settings.changes_topic, number, background.connection)
+        )
         self.buffers = {topic: Buffer(topic, number) for topic in settings.topics}
         self._batch_records = settings.batch_records
         self._wall_clock = settings.clock == "wall"
@@ -106,6 +111,7 @@ class Partition:
 
     def close(self) -> None:
         """Stop what goes on in the background, and close the store."""
+        self.answers.stop()
         if self.redefining is not None:
             self.redefining.stop()
         self.store.close()
@@ -117,8 +123,14 @@ class Partition:
         self.epoch = epoch
         self.lineage = lineage
         self.engine.discard()
+        self.answers.reopened()
         for topic in self.buffers:
             self.buffers[topic] = Buffer(topic, self.number)
+
+    def commit(self, result: BatchResult) -> None:
+        """Write the oldest decided batch, which is this one, to the local state."""
+        self.engine.commit()
+        self.answers.committed(result)
 
     def receive(self, topic: str, records: Iterable[Any], before: int, now_ms: int) -> None:
         """Take fetched records of one topic, in their order, the first `before` having come already.

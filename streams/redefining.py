@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
@@ -44,21 +44,21 @@ class Standing(msgspec.Struct):
 STAGE_SHARES = {"waiting": (0.0, 0.0), "backfill": (0.0, 0.5), "scan": (0.5, 0.5), "active": (1.0, 0.0)}
 
 
-def segment_status(partitions: Mapping[int, Redefining], definition: Definition) -> dict[str, Any]:
-    """How far these partitions have come with the segment's newest definition, all together and each."""
-    standings = {number: each.standing(definition) for number, each in partitions.items()}
-    progress = [
-        start + share * each.progress for each in standings.values() for start, share in [STAGE_SHARES[each.stage]]
-    ]
-    lost_ms = [each.history_from_ms for each in standings.values() if each.history_from_ms is not None]
+def standing_value(standing: Standing) -> dict[str, Any]:
+    """The standing as workers tell it, each other too."""
+    history_from = None if standing.history_from_ms is None else format_time(standing.history_from_ms)
+    return {"stage": standing.stage, "progress": round(standing.progress, 3), "history_from": history_from}
+
+
+def whole_standing(partitions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How far a segment's newest definition has come in all of these partitions, of `standing_value`."""
+    shares = [(*STAGE_SHARES[each["stage"]], each["progress"]) for each in partitions]
+    progress = sum(start + share * done for start, share, done in shares)
+    begins = [each["history_from"] for each in partitions if each["history_from"] is not None]
     return {
-        "status": "active" if all(each.stage == "active" for each in standings.values()) else "preparing",
-        "progress": round(sum(progress) / max(len(progress), 1), 3),
-        "history_from": format_time(max(lost_ms)) if lost_ms else None,
-        "partitions": {
-            str(number): {"stage": each.stage, "progress": round(each.progress, 3)}
-            for number, each in standings.items()
-        },
+        "status": "active" if all(each["stage"] == "active" for each in partitions) else "preparing",
+        "progress": round(progress / max(len(partitions), 1), 3),
+        "history_from": max(begins, default=None),
     }
 
 

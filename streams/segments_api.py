@@ -1,6 +1,7 @@
 """Segment definitions over HTTP, to be mounted on the worker's web server.
 
-`GET /api/segments`, `GET|PUT|DELETE /api/segments/{id}`. The ETag of a segment is its version; PUT and DELETE honour
+`GET /api/segments`, `GET|PUT|DELETE /api/segments/{id}`, `GET /api/segments/{id}/partitions` (what this worker's own
+partitions tell) and `POST /api/segments/preview`. The ETag of a segment is its version; PUT and DELETE honour
 If-Match. Whoever writes shows the bearer token of the setting `api_token`. Without one writing is for programs on this
 machine: not through a proxy, and not from a page of another origin in somebody's browser. Errors are problem details
 (RFC 9457), with all faults of a document.
@@ -11,9 +12,8 @@ from __future__ import annotations
 import asyncio
 import hmac
 import re
-from collections.abc import Awaitable, Callable, Sequence
 from ipaddress import IPv6Address, ip_address
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import msgspec
@@ -27,40 +27,53 @@ from conditions.definition_plans import (
     Outcome,
     StaleVersion,
     UnknownSegment,
+    plan_documents,
     version_in_force,
 )
 from conditions.documents import DocumentError, DocumentErrors, SegmentDocument, parse_segment
 from conditions.json_values import JsonFault, load_json
 from conditions.wording import describe, shorten
 from streams.definitions import DefinitionsFollower, DefinitionsWriter
-from streams.kafka.errors import RecordTooLarge, StreamsError
+from streams.kafka.errors import RecordTooLarge
+from streams.problems import Handler, Refusal, explained, json_answer, number_of, problem
 from streams.segments_commands import change_value, definition_in_force, summary
 from streams.settings import Settings
 
 log = structlog.get_logger(__name__)
 
 BODY_TIMEOUT_S = 30.0
-RETRY_AFTER_S = 5
 LOCAL_NAMES = {"localhost", "127.0.0.1", "::1"}
 FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Via")
 ETAGS = re.compile(r'\s*(?:(W/)?"([^"]*)")\s*(?:,|$)')
 
-Status = Callable[[str], dict[str, Any]]
-Handler = Callable[[web.Request], Awaitable[web.Response]]
+SAMPLED_CUSTOMERS, MOST_SAMPLED_CUSTOMERS = 1_000, 10_000
+LATEST_MS = 253_402_300_799_999
+UNSAVED_ID = "preview"  # where the document names none
+
+
+class Views(Protocol):
+    """How segments stand in the partitions, see `streams.segment_views`."""
+
+    async def everywhere(self, segment_id: str) -> dict[str, Any]: ...
+
+    async def here(self, segment_id: str, at_ms: int | None = None) -> dict[str, dict[str, Any]]: ...
+
+    async def preview(
+        self, document: SegmentDocument, most_customers: int, partition: int | None, request: web.Request
+    ) -> Any: ...
 
 
 def routes(
-    follower: DefinitionsFollower,
-    writer: DefinitionsWriter,
-    settings: Settings,
-    status: Status | None = None,
+    follower: DefinitionsFollower, writer: DefinitionsWriter, settings: Settings, views: Views
 ) -> list[web.RouteDef]:
-    """What answers about segments. `status` says how a segment in force stands: size, progress of a backfill."""
-    api = _SegmentsApi(follower, writer, settings, status)
+    """What answers about segments."""
+    api = _SegmentsApi(follower, writer, settings, views)
     one = "/api/segments/{id}"
     return [
         web.get("/api/segments", _explained(api.list)),
+        web.post("/api/segments/preview", _explained(api.preview)),
         web.get(one, _explained(api.show)),
+        web.get(f"{one}/partitions", _explained(api.partitions)),
         web.put(one, _explained(api.put)),
         web.delete(one, _explained(api.delete)),
     ]
@@ -68,11 +81,11 @@ def routes(
 
 class _SegmentsApi:
     def __init__(
-        self, follower: DefinitionsFollower, writer: DefinitionsWriter, settings: Settings, status: Status | None
+        self, follower: DefinitionsFollower, writer: DefinitionsWriter, settings: Settings, views: Views
     ) -> None:
         self._follower = follower
         self._writer = writer
-        self._status = status
+        self._views = views
         self._guard = WriteGuard(None if settings.api_token is None else settings.api_token.get_secret_value())
         self._most_bytes = settings.message_max_bytes
 
@@ -83,7 +96,7 @@ class _SegmentsApi:
     async def list(self, request: web.Request) -> web.Response:
         problems = [msgspec.to_builtins(each) for each in self._history.problems]
         segments = [summary(each) for each in self._history.definitions()]
-        return _json({"segments": segments, "position": self._follower.position, "problems": problems})
+        return json_answer({"segments": segments, "position": self._follower.position, "problems": problems})
 
     async def show(self, request: web.Request) -> web.Response:
         definition = definition_in_force(self._history, request.match_info["id"])
@@ -92,9 +105,27 @@ class _SegmentsApi:
             **summary(definition),
             "document": msgspec.Raw(encode_document(definition.document)),
             "history": [change_value(each) for each in definition.changes],
-            "status": {} if self._status is None else self._status(definition.id),
+            "status": await self._views.everywhere(definition.id) | self._faults(definition.id),
         }
-        return _json(value, version=definition.version)
+        return json_answer(value, version=definition.version)
+
+    def _faults(self, segment_id: str) -> dict[str, Any]:
+        """What the topic holds of this segment that counts for nobody, and whether that hides what is in force."""
+        problems = [str(each) for each in self._history.problems if each.key == segment_id]
+        return {"settled": segment_id not in self._history.unsettled, "problems": problems}
+
+    async def partitions(self, request: web.Request) -> web.Response:
+        at_ms = number_of(request, "at", -1, 0, LATEST_MS)
+        partitions = await self._views.here(request.match_info["id"], None if at_ms < 0 else at_ms)
+        return json_answer({"partitions": partitions})
+
+    async def preview(self, request: web.Request) -> web.Response:
+        sample = number_of(request, "sample", SAMPLED_CUSTOMERS, 1, MOST_SAMPLED_CUSTOMERS)
+        partition = number_of(request, "partition", -1, 0, 1 << 31)
+        document = _document(None, await self._body(request))
+        plan_documents(self._history, [document])  # raises where the name is taken
+        found = await self._views.preview(document, sample, None if partition < 0 else partition, request)
+        return json_answer(found)
 
     async def put(self, request: web.Request) -> web.Response:
         self._guard.check(request)
@@ -149,8 +180,11 @@ def _versions(header: str) -> list[int]:
     return [int(tag) for tag in strong if re.fullmatch("[1-9][0-9]{0,18}", tag)] or [-1]
 
 
-def _document(segment_id: str, body: bytes) -> SegmentDocument:
-    """The document of the body; it may leave out the id. Raises DocumentErrors and WriteRefused."""
+def _document(segment_id: str | None, body: bytes) -> SegmentDocument:
+    """The document of the body; it may leave out the id, and has that of the URL, if there is one.
+
+    Raises DocumentErrors and WriteRefused.
+    """
     try:
         value, faults = load_json(body.decode())
     except UnicodeDecodeError:
@@ -158,12 +192,12 @@ def _document(segment_id: str, body: bytes) -> SegmentDocument:
     except JsonFault as fault:
         raise WriteRefused(400, f"the body is no JSON: {fault}", [DocumentError("", str(fault))]) from None
     if isinstance(value, dict):
-        given = value.setdefault("id", segment_id)
-        if given is not None and str(given) != segment_id:
+        given = value.setdefault("id", segment_id or UNSAVED_ID)
+        if segment_id is not None and given is not None and str(given) != segment_id:
             faults.append(
                 DocumentError("id", f'expected "{shorten(segment_id)}", as in the URL, got {describe(given)}')
             )
-        value["id"] = segment_id
+        value["id"] = segment_id or given
     try:
         document = parse_segment(value)
     except DocumentErrors as error:
@@ -228,87 +262,37 @@ def _is_loopback(remote: str | None) -> bool:
 # --- answers ---------------------------------------------------------------------------------------------------------
 
 
-class WriteRefused(Exception):
-    def __init__(self, status: int, detail: str, errors: Sequence[DocumentError] = ()) -> None:
-        super().__init__(detail)
-        self.status = status
-        self.errors = errors
+class WriteRefused(Refusal):
+    """Somebody who may not write, or a body that is no document."""
 
 
 def _explained(handler: Handler) -> Handler:
     """The handler, with problem details for what it raises."""
 
-    async def handle(request: web.Request) -> web.Response:
+    async def handle(request: web.Request) -> web.StreamResponse:
         try:
             return await handler(request)
-        except WriteRefused as error:
-            return _problem(error.status, str(error), error.errors)
         except DocumentErrors as error:
-            more = {} if error.complete else {"complete": False}
-            return _problem(422, "the document is invalid", error.errors, **more)
+            more: dict[str, Any] = {} if error.complete else {"complete": False}
+            return problem(422, "the document is invalid", error.errors, **more)
         except DefinitionRefused as error:
             return _refused(error)
         except RecordTooLarge as error:
-            return _problem(413, str(error))
-        except StreamsError as error:
-            log.warning("segments_unavailable", error=str(error), kind=type(error).__name__)
-            return _problem(503, str(error))
+            return problem(413, str(error))
 
-    return handle
+    return explained(handle)
 
 
 def _refused(error: DefinitionRefused) -> web.Response:
     if isinstance(error, DuplicateName):
         # The one document stands for itself here, not in a list.
         errors = [each._replace(path=each.path.removeprefix("segments[0].")) for each in error.errors]
-        return _problem(409, "the name is taken", errors)
+        return problem(409, "the name is taken", errors)
     if isinstance(error, StaleVersion):
-        return _problem(412, str(error), version=error.found)
-    return _problem(404 if isinstance(error, UnknownSegment) else 409, str(error))
-
-
-TITLES = {
-    400: "Bad request",
-    401: "Unauthorized",
-    403: "Forbidden",
-    404: "Not found",
-    408: "Request timeout",
-    409: "Conflict",
-    412: "Precondition failed",
-    413: "Content too large",
-    415: "Unsupported media type",
-    422: "Invalid segment document",
-    503: "Kafka cannot be reached",
-}
-HEADERS = {
-    401: {hdrs.WWW_AUTHENTICATE: "Bearer"},
-    408: {hdrs.CONNECTION: "close"},
-    413: {hdrs.CONNECTION: "close"},
-    503: {hdrs.RETRY_AFTER: str(RETRY_AFTER_S)},
-}
-
-
-def _problem(status: int, detail: str, errors: Sequence[DocumentError] = (), **more: Any) -> web.Response:
-    value: dict[str, Any] = {"type": "about:blank", "title": TITLES[status], "status": status, "detail": detail, **more}
-    if errors:
-        value["errors"] = [each._asdict() for each in errors]
-    return web.Response(
-        status=status,
-        body=msgspec.json.encode(value),
-        content_type="application/problem+json",
-        headers=HEADERS.get(status),
-    )
+        return problem(412, str(error), version=error.found)
+    return problem(404 if isinstance(error, UnknownSegment) else 409, str(error))
 
 
 def _outcome(outcome: Outcome, status: int = 200) -> web.Response:
     value = msgspec.to_builtins(outcome)
-    return _json(value, status=status, version=None if outcome.action == "deleted" else outcome.version)
-
-
-def _json(value: Any, *, status: int = 200, version: int | None = None) -> web.Response:
-    headers = {hdrs.CACHE_CONTROL: "no-cache"}
-    if version is not None:
-        headers[hdrs.ETAG] = f'"{version}"'
-    return web.Response(
-        status=status, body=msgspec.json.encode(value), content_type="application/json", headers=headers
-    )
+    return json_answer(value, status=status, version=None if outcome.action == "deleted" else outcome.version)

@@ -117,7 +117,7 @@ async def serve(
         web = WebServer(settings, worker, metrics, live)
         await web.start()
         try:
-            await _until_stopped(settings, connection, worker, stop, live)
+            await _until_stopped(settings, connection, worker, stop, live, web.url)
         finally:
             await web.stop()
             if live is not None:
@@ -127,10 +127,15 @@ async def serve(
 
 
 async def _until_stopped(
-    settings: Settings, connection: Connection, worker: Worker, stop: asyncio.Event, live: LiveDefinitions | None
+    settings: Settings,
+    connection: Connection,
+    worker: Worker,
+    stop: asyncio.Event,
+    live: LiveDefinitions | None,
+    url: str,
 ) -> None:
     stopping = asyncio.create_task(stop.wait())
-    working = asyncio.create_task(_work(settings, connection, worker, live))
+    working = asyncio.create_task(_work(settings, connection, worker, live, url))
     await asyncio.wait({stopping, working}, return_when=asyncio.FIRST_COMPLETED)
     worker.stop()
     if working.done():
@@ -145,12 +150,14 @@ async def _until_stopped(
     log.info("worker_stopped")
 
 
-async def _work(settings: Settings, connection: Connection, worker: Worker, live: LiveDefinitions | None) -> None:
+async def _work(
+    settings: Settings, connection: Connection, worker: Worker, live: LiveDefinitions | None, url: str
+) -> None:
     """Everything from the first look at Kafka to the end of the last batch. Returns once the worker is to stop."""
     if not await worker.unless_stopped(_prepare(settings, connection, worker, live)):
         return
     app = build_application(settings, connection, worker)
-    attach(app, settings, connection, worker)
+    attach(app, settings, connection, worker, url)
     try:
         if not await worker.unless_stopped(app.start()):
             await _close_half_started(app, worker)

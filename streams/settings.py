@@ -6,6 +6,8 @@ A field here is a key of the file (`bootstrap_servers`), a variable (`ROLLCALL_B
 
 from __future__ import annotations
 
+import socket
+from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -96,6 +98,11 @@ class Settings(BaseSettings):
     cache_mib: int = Field(64, ge=8, description="MiB of RocksDB block cache, shared by all partitions")
     web_host: str = Field("127.0.0.1", description="address of /metrics, /livez and /readyz")
     web_port: int = Field(6066, ge=0, le=HIGHEST_PORT, description="port of the same; 0: any free one")
+    web_advertise: str | None = Field(
+        None,
+        pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$",
+        description="URL under which other workers and clients reach this one; default: http://web_host:web_port",
+    )
     api_token: SecretStr | None = Field(
         None,
         min_length=16,
@@ -157,6 +164,24 @@ class Settings(BaseSettings):
 
 def milliseconds(text: str) -> int:
     return int(text[:-2]) if text.endswith("ms") else duration_ms(text)
+
+
+def worker_url(settings: Settings, port: int | None = None) -> str:
+    """Where others reach a worker with these settings; `port` is the one it has in fact."""
+    if settings.web_advertise is not None:
+        return settings.web_advertise.rstrip("/")
+    return f"http://{_reachable(settings.web_host)}:{port or settings.web_port}"
+
+
+def _reachable(host: str) -> str:
+    """The host as others name it: of an address that stands for all of them, the machine's name."""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return host
+    if address.is_unspecified:
+        return socket.gethostname()
+    return f"[{host}]" if isinstance(address, IPv6Address) else host
 
 
 def load_settings(flags: dict[str, Any] | None = None) -> Settings:

@@ -1,4 +1,4 @@
-"""The worker's small web server: /livez, /readyz and /metrics."""
+"""The worker's web server: /livez, /readyz, /metrics, and what can be asked about customers and segments."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from state.store import StateError
+from streams.customers_api import routes as customer_routes
 from streams.live_definitions import LiveDefinitions
 from streams.metrics import Metrics
-from streams.redefining import segment_status
-from streams.segments_api import routes
-from streams.settings import Settings
+from streams.redefining import standing_value
+from streams.segment_views import SegmentViews
+from streams.segments_api import routes as segment_routes
+from streams.settings import Settings, worker_url
 from streams.worker import Worker
 
 log = structlog.get_logger(__name__)
@@ -31,6 +33,7 @@ class WebServer:
         self._settings = settings
         self._worker = worker
         self._metrics = metrics
+        self._views = SegmentViews(worker, self._standings)
         self._runner: web.AppRunner | None = None
         self.port = settings.web_port
 
@@ -40,9 +43,10 @@ class WebServer:
         app.router.add_get("/livez", self._livez)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/metrics", self._metrics_page)
+        app.router.add_routes(customer_routes(self._worker))
         if self._live is not None:
-            api = routes(self._live.follower, self._live.writer, self._settings, self._status)
-            app.router.add_routes(api)
+            live = self._live
+            app.router.add_routes(segment_routes(live.follower, live.writer, self._settings, self._views))
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
         site = web.TCPSite(self._runner, self._settings.web_host, self._settings.web_port)
@@ -56,21 +60,23 @@ class WebServer:
         self.port = self._runner.addresses[0][1]
         log.info("web_started", host=self._settings.web_host, port=self.port)
 
+    @property
+    def url(self) -> str:
+        """Where other workers and clients reach this one."""
+        return worker_url(self._settings, self.port)
+
     async def stop(self) -> None:
+        await self._views.stop()
         if self._runner is not None:
             await self._runner.cleanup()
 
-    def _status(self, segment_id: str) -> dict[str, Any]:
-        """How far this worker's partitions have come with the segment."""
-        assert self._live is not None, "asked only where definitions are followed"
-        history = self._live.follower.history
-        definition = history.definition(segment_id)
-        assert definition is not None, "asked only of segments in force"
-        problems = [str(each) for each in history.problems if each.key == segment_id]
-        return segment_status(self._worker.redefinitions(), definition) | {
-            "settled": segment_id not in history.unsettled,
-            "problems": problems,
-        }
+    def _standings(self, segment_id: str) -> dict[int, dict[str, Any]]:
+        """How far each open partition has come with the segment's newest definition; nothing of an unknown segment."""
+        definition = None if self._live is None else self._live.follower.history.definition(segment_id)
+        if definition is None:
+            return {}
+        redefinitions = self._worker.redefinitions()
+        return {number: standing_value(each.standing(definition)) for number, each in redefinitions.items()}
 
     async def _livez(self, _: Any) -> web.Response:
         stuck_s = self._worker.stuck_s

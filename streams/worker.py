@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ from aiokafka import TopicPartition
 
 from state.changelog import Checkpoint, Position, add_checkpoint, add_position
 from state.engine import BatchResult
+from streams.answers import PartitionAnswers
 from streams.kafka.errors import CommitFailed, CommitUnknown, Fenced, RestoreStuck, StreamsError, Unreachable
 from streams.kafka.transactions import FencedProducer, Outgoing
 from streams.metrics import Metrics
@@ -177,6 +178,21 @@ class Worker:
             waits = self._wanted is not None and redefining.is_behind(self._wanted)
             self._metrics.definitions_waiting.labels(str(number)).set(waits)
 
+    @property
+    def answers(self) -> dict[int, PartitionAnswers]:
+        """What can be asked of each open partition."""
+        return {number: partition.answers for number, partition in sorted(self._partitions.items())}
+
+    @property
+    def assigned_partitions(self) -> frozenset[int] | None:
+        """What the group gave this worker, open or not; None: it has not said yet, or takes it back."""
+        return None if self._membership is None else self._membership.partitions
+
+    @property
+    def owners(self) -> Mapping[int, str]:
+        """The URL of each partition's owner, empty where that tells none; nothing where the group does not tell."""
+        return self._fetcher.assignor.owners
+
     def redefinitions(self) -> dict[int, Redefining]:
         """What takes changed definitions into each open partition."""
         return {
@@ -284,7 +300,7 @@ class Worker:
             if last[number] is each:
                 offset = written[TopicPartition(changelog_topic(self._settings), number)] + 1
                 add_position(each.result.writes, Position(changelog_topic(self._settings), offset, _now_ms()))
-            each.partition.engine.commit()
+            each.partition.commit(each.result)
         self._on_step("written")
         for each in decided:
             self._metrics.count(each.partition.number, each.result)

@@ -171,6 +171,15 @@ def test_an_unknown_customer_ends_with_1(state: Path) -> None:
     assert "customer 'nobody' is not known" in done.stderr
 
 
+def test_explaining_asks_a_worker_or_looks_into_a_folder_and_not_both(state: Path) -> None:
+    both = rollcall("explain", "anna", "--state", str(state), "--url", "http://127.0.0.1:1")
+    assert (both.returncode, both.stdout) == (2, "")
+    assert "give one of them" in both.stderr
+    nobody = rollcall("explain", "anna", ROLLCALL_WEB_PORT="1")
+    assert (nobody.returncode, nobody.stdout) == (1, "")
+    assert nobody.stderr.startswith("rollcall: http://127.0.0.1:1/api/customers/anna?changes=0 cannot be reached (")
+
+
 def test_a_folder_without_state_ends_with_1(tmp_path: Path) -> None:
     for words in (["members"], ["members", "buyers"], ["explain", "anna"]):
         done = rollcall(*words, "--state", str(tmp_path / "missing"))

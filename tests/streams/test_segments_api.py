@@ -14,9 +14,11 @@ from aiohttp.test_utils import TestClient, TestServer, make_mocked_request
 
 from streams.definitions import DefinitionsFollower, DefinitionsWriter
 from streams.definitions_log import MemoryDefinitionsLog
+from streams.segment_views import SegmentViews
 from streams.segments_api import WriteGuard, WriteRefused, routes
 from streams.settings import Settings
 from tests.definitions_contract import by_hand, document
+from tests.streams.owned import Owned, OwnedPartition
 
 TOKEN = "correct horse battery"
 DOCUMENT = {"id": "a", "name": "A", "conditions": [{"kind": "app_screen"}]}
@@ -27,7 +29,8 @@ Client = TestClient[web.Request, web.Application]
 class Api:
     """The routes over a log in memory, without a token unless one is asked for."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, *partitions: OwnedPartition, **settings: Any) -> None:
+        self.owned = Owned(*partitions)
         self.log = MemoryDefinitionsLog()
         self.follower = DefinitionsFollower(self.log)
         self.settings = Settings(**settings)
@@ -37,7 +40,8 @@ class Api:
         await self.follower.start()
         app = web.Application()
         writer = DefinitionsWriter(self.log, self.follower)
-        app.add_routes(routes(self.follower, writer, self.settings, lambda segment_id: {"size": len(segment_id)}))
+        views = SegmentViews(self.owned, lambda _: {})
+        app.add_routes(routes(self.follower, writer, self.settings, views))
         self.client = TestClient(TestServer(app, host="127.0.0.1"))
         await self.client.start_server()
         return self.client
@@ -83,7 +87,7 @@ async def test_a_segment_is_created_looked_at_changed_and_deleted(client: Client
     assert (changed.status, changed.headers["ETag"], (await changed.json())["action"]) == (200, '"2"', "changed")
     found = await client.get("/api/segments/a")
     value = await found.json()
-    assert (found.headers["ETag"], value["version"], value["status"]) == ('"2"', 2, {"size": 1})
+    assert (found.headers["ETag"], value["version"]) == ('"2"', 2)
     assert value["document"] == DOCUMENT | {"name": "B", "version": 2}
     assert [each["kind"] for each in value["history"]] == ["created", "changed"]
     listed = await (await client.get("/api/segments")).json()

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from socket import gethostname
 
 import pytest
 
-from streams.settings import Settings, SettingsError, environment_of, load_settings, milliseconds, shown_settings
+from streams.settings import (
+    Settings,
+    SettingsError,
+    environment_of,
+    load_settings,
+    milliseconds,
+    shown_settings,
+    worker_url,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -119,3 +128,26 @@ def test_a_process_gets_the_same_settings_from_its_environment(monkeypatch: pyte
 def test_what_is_not_set_is_shown_empty_and_lists_between_commas() -> None:
     shown = shown_settings(load_settings({"topics": "a,b"}))
     assert (shown["topics"], shown["sasl_password"], shown["segments"]) == ("a,b", "", "")
+
+
+@pytest.mark.parametrize(
+    ("flags", "port", "url"),
+    [
+        ({}, None, "http://127.0.0.1:6066"),
+        ({"web_port": "0"}, 40123, "http://127.0.0.1:40123"),
+        ({"web_host": "::1"}, None, "http://[::1]:6066"),
+        ({"web_host": "worker-1.internal"}, None, "http://worker-1.internal:6066"),
+        ({"web_host": "0.0.0.0"}, None, f"http://{gethostname()}:6066"),
+        ({"web_advertise": "https://rollcall.example/worker-1/"}, 40123, "https://rollcall.example/worker-1"),
+    ],
+)
+def test_a_worker_advertises_where_it_listens_unless_told_otherwise(
+    flags: dict[str, str], port: int | None, url: str
+) -> None:
+    assert worker_url(load_settings(flags), port) == url
+
+
+@pytest.mark.parametrize("wrong", ["worker-1:6066", "ftp://worker-1", "http://", "http://worker-1?a=b"])
+def test_what_is_advertised_is_a_url(wrong: str) -> None:
+    [complaint] = complaints({"web_advertise": wrong})
+    assert complaint.startswith("web_advertise (flag --web-advertise, ")

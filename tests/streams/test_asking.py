@@ -1,0 +1,101 @@
+"""Asking a worker from a command: redirections are followed, and every trouble is told with what mends it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from streams.asking import WorkerUnanswering, explain_over_http
+from streams.inspection import CustomerAnswer, UnknownCustomerError, UnknownSegmentError
+from streams.problems import explained, json_answer, not_now, problem
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+KNOWN = CustomerAnswer("anna/b", "2026-01-01T00:00:00.000Z", [])
+
+
+@pytest_asyncio.fixture
+async def serve() -> AsyncIterator[Callable[[Handler], Awaitable[str]]]:
+    servers: list[TestServer] = []
+
+    async def start(handler: Handler) -> str:
+        app = web.Application()
+        app.router.add_get("/{rest:.*}", explained(handler))
+        servers.append(TestServer(app, host="127.0.0.1"))
+        await servers[-1].start_server()
+        return str(servers[-1].make_url("")).rstrip("/")
+
+    yield start
+    for each in servers:
+        await each.close()
+
+
+async def explain(url: str, segment_id: str | None = None) -> CustomerAnswer:
+    return await asyncio.to_thread(explain_over_http, url, "anna/b", segment_id)
+
+
+async def test_the_owner_is_found_by_redirection(serve: Any) -> None:
+    asked: list[str] = []
+
+    async def owner(request: web.Request) -> web.StreamResponse:
+        asked.append(request.path_qs)
+        return json_answer(KNOWN)
+
+    there = await serve(owner)
+
+    async def other(request: web.Request) -> web.StreamResponse:
+        raise web.HTTPTemporaryRedirect(f"{there}{request.path_qs}")
+
+    assert await explain(await serve(other) + "/", "s1") == KNOWN
+    assert asked == ["/api/customers/anna%2Fb?segment=s1&changes=0"]
+
+
+async def test_a_partition_that_is_being_restored_is_waited_for(serve: Any) -> None:
+    answers = iter([not_now("partition 0 is being restored"), None])
+
+    async def owner(_: web.Request) -> web.StreamResponse:
+        refusal = next(answers)
+        if refusal is not None:
+            raise refusal
+        return json_answer(KNOWN)
+
+    assert await explain(await serve(owner)) == KNOWN
+
+
+@pytest.mark.parametrize(
+    ("status", "error"), [(404, UnknownCustomerError), (400, UnknownSegmentError), (409, WorkerUnanswering)]
+)
+async def test_what_is_refused_is_told_in_the_workers_words(serve: Any, status: int, error: type[Exception]) -> None:
+    async def owner(_: web.Request) -> web.StreamResponse:
+        return problem(status, "because of this")
+
+    with pytest.raises(error, match="because of this"):
+        await explain(await serve(owner))
+
+
+async def test_another_kind_of_server_is_named(serve: Any) -> None:
+    async def page(_: web.Request) -> web.StreamResponse:
+        return web.Response(text="welcome")
+
+    with pytest.raises(WorkerUnanswering, match="no worker of this release"):
+        await explain(await serve(page))
+
+    async def broken(_: web.Request) -> web.StreamResponse:
+        return web.Response(status=500, text="oops")
+
+    with pytest.raises(WorkerUnanswering, match="answered 500"):
+        await explain(await serve(broken))
+
+
+async def test_where_nobody_listens_the_message_says_what_to_do() -> None:
+    server = TestServer(web.Application(), host="127.0.0.1")
+    await server.start_server()
+    url = str(server.make_url(""))
+    await server.close()
+    with pytest.raises(WorkerUnanswering, match=r"cannot be reached .*--url.*--state DIR"):
+        await explain(url)
