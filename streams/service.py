@@ -38,6 +38,7 @@ from streams.worker import Trouble, Worker
 log = structlog.get_logger(__name__)
 
 STOP_TIMEOUT_S = 8.0
+YOUNG_OBJECTS = 20_000  # few, as live events wait while the garbage collector runs
 
 
 def output_topics(settings: Settings) -> list[Output]:
@@ -83,7 +84,7 @@ async def serve(
     Raises StreamsError and StateError for what trying again cannot mend.
     """
     connection = connection_of(settings)
-    tune_garbage_collector()
+    tune_garbage_collector(YOUNG_OBJECTS)
     metrics = Metrics()
     data_dir = DataDir(settings.data_dir, settings.app_id)
     try:
