@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import count
 from typing import Any
 
@@ -32,6 +32,7 @@ log = structlog.get_logger(__name__)
 IDLE_POLL_S = 0.05
 BOUNDS_TIMEOUT_S = 10.0
 FETCH_WAIT_MS = 200
+POLL_GAP_S = 0.005  # between two polls: half a transaction, so that small ones do not cost more than their records
 
 
 class Membership(msgspec.Struct, frozen=True):
@@ -164,6 +165,7 @@ class PollingThread(driver.AIOKafkaConsumerThread):
     connection: Connection
     assignor: CopartitionedAssignor
     max_poll_records: int
+    on_end_reached: Callable[[], None]  # called in the loop of the worker
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -171,6 +173,7 @@ class PollingThread(driver.AIOKafkaConsumerThread):
         self.ends: dict[TP, LogEnd] = {}
         self.paused: frozenset[TP] = frozenset()
         self.polled_at = time.monotonic()
+        self._handed_over_at = 0.0
         self._epochs: dict[int, int] = {}
         self._delivered: dict[TP, int] = defaultdict(int)
 
@@ -262,6 +265,7 @@ class PollingThread(driver.AIOKafkaConsumerThread):
         max_records: int | None = None,
     ) -> Any:
         self.polled_at = time.monotonic()
+        await asyncio.sleep(self._handed_over_at + POLL_GAP_S - self.polled_at)
         open_places = {tp for tp in active_partitions or () if tp.partition in self._epochs and tp not in self.paused}
         if not self.consumer.flow_active or not open_places:
             await asyncio.sleep(IDLE_POLL_S)
@@ -271,6 +275,8 @@ class PollingThread(driver.AIOKafkaConsumerThread):
         records = Records(
             {TP(*place): found for place, found in taken.items() if found and place.partition in self._epochs}
         )
+        if records:
+            self._handed_over_at = time.monotonic()
         records.epochs = dict(self._epochs)
         records.before = {tp: self._delivered[tp] for tp in records}
         for tp, found in records.items():
@@ -283,6 +289,7 @@ class PollingThread(driver.AIOKafkaConsumerThread):
         assignment = subscription.assignment if subscription is not None else None
         if assignment is None:
             return
+        news = False
         for place in assignment.tps:
             epoch = self._epochs.get(place.partition)
             state = assignment.state_value(place)
@@ -292,7 +299,12 @@ class PollingThread(driver.AIOKafkaConsumerThread):
             reached = state.highwater is not None and state.position >= state.highwater
             behind = 0 if state.highwater is None else max(0, state.highwater - state.position)
             tp = TP(*place)
+            known = self.ends.get(tp)
+            news = news or (reached and not (known is not None and known.reached))
             self.ends[tp] = LogEnd(epoch, self._delivered[tp], reached, asked_ms, behind)
+        if news:
+            # No poll may follow that would tell: a topic that has nothing can be what the others wait for.
+            self.parent_loop.call_soon_threadsafe(self.on_end_reached)
 
 
 def _position(tp: TP, offset: int, start: int, end: int) -> int:
