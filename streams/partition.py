@@ -23,7 +23,7 @@ from streams.settings import Settings
 
 MOST_DEADLINES = 4_000  # of waves, between two batches of live events; all partitions of a worker share them
 FEWEST_DEADLINES = 50  # of one partition
-ORDERED_DEADLINES = 4_000  # of one partition whose batches are cut at deadlines
+ORDERED_DEADLINES = 1_000  # of one partition whose batches are cut at deadlines
 BUFFERED_BATCHES = 3  # of each topic, after which it is not fetched for a while
 
 Buffered = tuple[int, Event | Rejected]  # the record's timestamp, by which topics are merged

@@ -38,7 +38,7 @@ from streams.worker import Trouble, Worker
 log = structlog.get_logger(__name__)
 
 STOP_TIMEOUT_S = 8.0
-YOUNG_OBJECTS = 20_000  # few, as live events wait while the garbage collector runs
+YOUNG_OBJECTS = 50_000  # few, as live events wait while the garbage collector runs
 
 
 def output_topics(settings: Settings) -> list[Output]:
