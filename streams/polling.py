@@ -32,7 +32,6 @@ log = structlog.get_logger(__name__)
 IDLE_POLL_S = 0.05
 BOUNDS_TIMEOUT_S = 10.0
 FETCH_WAIT_MS = 200
-POLL_GAP_S = 0.005  # between two polls: half a transaction, so that small ones do not cost more than their records
 
 
 class Membership(msgspec.Struct, frozen=True):
@@ -173,7 +172,6 @@ class PollingThread(driver.AIOKafkaConsumerThread):
         self.ends: dict[TP, LogEnd] = {}
         self.paused: frozenset[TP] = frozenset()
         self.polled_at = time.monotonic()
-        self._handed_over_at = 0.0
         self._epochs: dict[int, int] = {}
         self._delivered: dict[TP, int] = defaultdict(int)
 
@@ -265,7 +263,6 @@ class PollingThread(driver.AIOKafkaConsumerThread):
         max_records: int | None = None,
     ) -> Any:
         self.polled_at = time.monotonic()
-        await asyncio.sleep(self._handed_over_at + POLL_GAP_S - self.polled_at)
         open_places = {tp for tp in active_partitions or () if tp.partition in self._epochs and tp not in self.paused}
         if not self.consumer.flow_active or not open_places:
             await asyncio.sleep(IDLE_POLL_S)
@@ -275,8 +272,6 @@ class PollingThread(driver.AIOKafkaConsumerThread):
         records = Records(
             {TP(*place): found for place, found in taken.items() if found and place.partition in self._epochs}
         )
-        if records:
-            self._handed_over_at = time.monotonic()
         records.epochs = dict(self._epochs)
         records.before = {tp: self._delivered[tp] for tp in records}
         for tp, found in records.items():
