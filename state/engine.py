@@ -123,6 +123,10 @@ class PartitionEngine:
         """The end of a batch that was begun: from here on it is one like any other."""
         return self._staged(batch.computation.result(batch.taken))
 
+    def take_deadlines(self, most: int) -> None:
+        """From now on take so many of a wave in one batch, at most."""
+        self._most_deadlines = most
+
     def _computation(self, wave: list[Awaited], limit: Due) -> Computation:
         return Computation(self.definitions, self.marker, wave, limit, self._most_changes, self.asking)
 

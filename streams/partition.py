@@ -22,7 +22,9 @@ from streams.polling import LogEnd
 from streams.redefining import Background, Redefining, WantedDefinitions
 from streams.settings import Settings
 
-MOST_DEADLINES = 1_000  # of a wave, between two batches of live events
+MOST_DEADLINES = 4_000  # of waves, between two batches of live events; all partitions of a worker share them
+FEWEST_DEADLINES = 50  # of one partition
+ORDERED_DEADLINES = 1_000  # of one partition whose batches are cut at deadlines
 BUFFERED_BATCHES = 3  # of each topic, after which it is not fetched for a while
 
 Buffered = tuple[int, Event | Rejected]  # the record's timestamp, by which topics are merged
@@ -93,7 +95,7 @@ class Partition:
         options: dict[str, Any] = {
             "strict_order": settings.clock == "event",
             "cached_customers": settings.cache_customers,
-            "most_deadlines": MOST_DEADLINES,
+            "most_deadlines": ORDERED_DEADLINES,
         }
         if definitions is not None:
             return PartitionEngine(self.store, definitions, **options)
@@ -151,16 +153,26 @@ class Partition:
 
     def lag(self, ends: dict[TP, LogEnd]) -> int:
         """Records in the logs that are not applied yet, as the newest fetch responses tell."""
-        fetched = sum(len(buffer.records) for buffer in self.buffers.values())
-        return fetched + sum(ends[buffer.place].behind for buffer in self.buffers.values() if buffer.place in ends)
+        return self.waiting + sum(ends[buffer.place].behind for buffer in self.buffers.values() if buffer.place in ends)
+
+    @property
+    def waiting(self) -> int:
+        """How many records are buffered."""
+        return sum(len(buffer.records) for buffer in self.buffers.values())
 
     def full(self) -> set[TP]:
         """The topics that have enough buffered for now."""
         most = self._batch_records * BUFFERED_BATCHES
         return {buffer.place for buffer in self.buffers.values() if len(buffer.records) >= most}
 
-    def decide(self, ends: dict[TP, LogEnd], now_ms: int) -> BatchResult | None:
-        """Decide the next batch of records and due deadlines; None where there is nothing to do."""
+    def decide(self, ends: dict[TP, LogEnd], now_ms: int, partitions: int = 1) -> BatchResult | None:
+        """Decide the next batch of records and due deadlines; None where there is nothing to do.
+
+        Of a wave it takes a bounded part, the smaller the more `partitions` take theirs in the same turn: whatever
+        falls due, a live event waits for no more than two such turns.
+        """
+        if self._wall_clock:
+            self.engine.take_deadlines(max(FEWEST_DEADLINES, MOST_DEADLINES // partitions))
         at_end = {topic: self._reached(buffer, ends) for topic, buffer in self.buffers.items()}
         records = self._merged(at_end)
         clock_ms = self._clock_target(at_end, ends)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import count
 from typing import Any
 
@@ -164,6 +164,7 @@ class PollingThread(driver.AIOKafkaConsumerThread):
     connection: Connection
     assignor: CopartitionedAssignor
     max_poll_records: int
+    on_end_reached: Callable[[], None]  # called in the loop of the worker
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -283,6 +284,7 @@ class PollingThread(driver.AIOKafkaConsumerThread):
         assignment = subscription.assignment if subscription is not None else None
         if assignment is None:
             return
+        news = False
         for place in assignment.tps:
             epoch = self._epochs.get(place.partition)
             state = assignment.state_value(place)
@@ -292,7 +294,12 @@ class PollingThread(driver.AIOKafkaConsumerThread):
             reached = state.highwater is not None and state.position >= state.highwater
             behind = 0 if state.highwater is None else max(0, state.highwater - state.position)
             tp = TP(*place)
+            known = self.ends.get(tp)
+            news = news or (reached and not (known is not None and known.reached))
             self.ends[tp] = LogEnd(epoch, self._delivered[tp], reached, asked_ms, behind)
+        if news:
+            # No poll may follow that would tell: a topic that has nothing can be what the others wait for.
+            self.parent_loop.call_soon_threadsafe(self.on_end_reached)
 
 
 def _position(tp: TP, offset: int, start: int, end: int) -> int:

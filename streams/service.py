@@ -39,6 +39,7 @@ from streams.worker import TRANSIENT, Worker
 log = structlog.get_logger(__name__)
 
 STOP_TIMEOUT_S = 8.0
+YOUNG_OBJECTS = 50_000  # few, as live events wait while the garbage collector runs
 
 Result = TypeVar("Result")
 
@@ -98,7 +99,7 @@ async def serve(
     Raises StreamsError and StateError for what trying again cannot mend.
     """
     connection = connection_of(settings)
-    tune_garbage_collector()
+    tune_garbage_collector(YOUNG_OBJECTS)
     metrics = Metrics()
     data_dir = DataDir(settings.data_dir, settings.app_id)
     try:

@@ -32,8 +32,8 @@ from streams.trouble import Trouble
 
 log = structlog.get_logger(__name__)
 
-TICK_S = 0.02
-INBOX_POLLS = 4
+TICK_S = 0.02  # how often it looks whether a deadline is due, when nothing else wakes it
+AHEAD_RECORDS = 500  # fewer are decided in less time than a transaction takes
 TRANSIENT = (CommitFailed, CommitUnknown, Fenced, RecordsMissing, RestoreStuck, Unreachable)
 
 
@@ -74,7 +74,6 @@ class Worker:
         self._metrics = metrics
         self._on_step = on_step
         self.thread: PollingThread | None = None
-        self._inbox: asyncio.Queue[Records] = asyncio.Queue(INBOX_POLLS)
         self._partitions: dict[int, Partition] = {}
         self._membership: Membership | None = None
         self._openings: dict[int, Opening] = {}
@@ -82,16 +81,23 @@ class Worker:
         self._epoch = 0
         self._stepping = asyncio.Lock()
         self._stopping = asyncio.Event()
+        self._awake = asyncio.Event()
         self._trouble = Trouble()
         self._connected = False
         self._failure: BaseException | None = None
+        self._missing: RecordsMissing | None = None
         self.progress_at = time.monotonic()
 
     # -- what Faust calls ---------------------------------------------------------------------------------------------
 
     async def receive(self, records: Records) -> None:
-        """One poll, from the agent. Waits while there is enough to do."""
-        await self._inbox.put(records)
+        """One poll, from the agent. It never waits: a topic of which enough is buffered is not fetched."""
+        try:
+            self._take(records)
+        except RecordsMissing as error:
+            self._missing = error
+        self._pause_full()
+        self.wake()
 
     async def revoked(self) -> None:
         """Give up everything, once what is being committed is settled. Called before the group reassigns."""
@@ -101,7 +107,6 @@ class Worker:
             lost = self._membership
             self._membership = None
             try:
-                self._drop_fetched()
                 await self._cancel_openings()
                 await self._settle()
             except TRANSIENT as error:
@@ -144,6 +149,11 @@ class Worker:
     def stop(self) -> None:
         """Finish the batch, commit it and close."""
         self._stopping.set()
+        self.wake()
+
+    def wake(self) -> None:
+        """Look at once whether there is something to do."""
+        self._awake.set()
 
     async def unless_stopped(self, work: Awaitable[object]) -> bool:
         """Wait for the work, but no longer than until `stop`; whether it was done. Raises what it raises."""
@@ -223,15 +233,12 @@ class Worker:
         failure = self._failure or self._opener.failure
         if failure is not None:
             raise failure
-        received: list[Records] = []
         with suppress(TimeoutError):
-            received.append(await asyncio.wait_for(self._inbox.get(), TICK_S))
-        while not self._inbox.empty():
-            received.append(self._inbox.get_nowait())
+            await asyncio.wait_for(self._awake.wait(), TICK_S)
+        self._awake.clear()
         async with self._stepping:
             try:
-                for records in received:
-                    self._take(records)
+                self._require_all_records()
                 await self._adopt_opened()
                 await self._step()
                 self.progress_at = time.monotonic()
@@ -245,26 +252,38 @@ class Worker:
             if partition is not None and partition.epoch == records.epochs[tp.partition]:
                 partition.receive(tp.topic, found, records.before[tp], now_ms)
 
+    def _require_all_records(self) -> None:
+        missing, self._missing = self._missing, None
+        if missing is not None:
+            raise missing
+
+    def _pause_full(self) -> None:
+        self._fetcher.paused = frozenset(tp for each in self._partitions.values() for tp in each.full())
+
     # -- deciding and committing --------------------------------------------------------------------------------------
 
     async def _step(self) -> None:
         membership = self._membership
+        # While little waits, whatever comes until the transaction under way has ended may as well join the next.
+        if membership is None or sum(each.waiting for each in self._partitions.values()) < AHEAD_RECORDS:
+            await self._settle()
         decided = [] if membership is None else await self._decide()
-        self._fetcher.paused = frozenset(tp for each in self._partitions.values() for tp in each.full())
+        self._pause_full()
         if membership is None or not decided:
             await self._settle()
             return
         self._on_step("computed")
+        # A large batch was decided while the last one committed, on top of its uncommitted writes.
         await self._settle()
-        # The next batch is decided while this one commits, on top of its uncommitted writes.
         self._in_flight = asyncio.create_task(self._commit(decided, membership))
+        self._in_flight.add_done_callback(lambda _: self.wake())
 
     async def _decide(self) -> list[Decided]:
         decided: list[Decided] = []
         for partition in self._partitions.values():
             # First the definitions: a new partition's first events are to find them there.
             step = partition.redefine(self._wanted, _now_ms())
-            live = partition.decide(self._fetcher.ends, _now_ms())
+            live = partition.decide(self._fetcher.ends, _now_ms(), len(self._partitions))
             results = [result for result in (step, live) if result is not None]
             if results:
                 decided += [Decided(partition, result) for result in results]
@@ -319,11 +338,12 @@ class Worker:
 
     def _start_openings(self, membership: Membership) -> None:
         """Open every assigned partition anew; nothing fetched or decided before counts."""
-        self._drop_fetched()
+        self._missing = None
         for number in sorted(membership.partitions):
             self._epoch += 1
             held = self._partitions.pop(number, None)
             task = asyncio.create_task(self._opener.open(number, self._epoch, held))
+            task.add_done_callback(lambda _: self.wake())
             self._openings[number] = Opening(task, held)
 
     async def _adopt_opened(self) -> None:
@@ -362,10 +382,6 @@ class Worker:
     async def _pause(self, seconds: float) -> None:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), seconds)
-
-    def _drop_fetched(self) -> None:
-        while not self._inbox.empty():
-            self._inbox.get_nowait()
 
     async def _cancel_openings(self) -> None:
         """On return each partition is held again, or its store is closed."""

@@ -6,6 +6,7 @@ Needs Java 17 and, once, Maven to bring the jars; nothing but the standard libra
 from __future__ import annotations
 
 import base64
+import os
 import shutil
 import signal
 import socket
@@ -15,6 +16,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -144,17 +146,21 @@ class Broker:
         self._launch()
 
     def pause(self) -> None:
-        """Freeze the broker: connections stay open and nothing answers."""
-        self._signal(signal.SIGSTOP)
+        """Freeze the broker: connections stay open and nothing answers once this returns."""
+        process = self._signal(signal.SIGSTOP)
+        # On a busy machine the process runs on until one of its threads has taken the signal.
+        with suppress(ChildProcessError):
+            os.waitpid(process.pid, os.WUNTRACED)
 
     def resume(self) -> None:
         """Let a paused broker go on."""
         self._signal(signal.SIGCONT)
 
-    def _signal(self, number: signal.Signals) -> None:
+    def _signal(self, number: signal.Signals) -> Child:
         if self._process is None or self._process.exit_code is not None:
             raise BrokerError("the broker does not run")
         self._process.send(number)
+        return self._process
 
     def _write_settings(self, controller_port: int) -> None:
         assert self._folder is not None

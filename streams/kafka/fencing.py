@@ -19,6 +19,7 @@ from aiokafka.client import CoordinationType
 from aiokafka.errors import GroupAuthorizationFailedError, KafkaError, NoError, for_code
 from aiokafka.producer.sender import (
     BACKOFF_OVERRIDE,
+    AddOffsetsToTxnHandler,
     AddPartitionsToTxnHandler,
     EndTxnHandler,
     Sender,
@@ -47,6 +48,7 @@ LOST_PRODUCER = {
     47: "a newer producer took this transactional id, or the broker ended the transaction as too old",
     90: "a newer producer took this transactional id, or the broker ended the transaction as too old",
 }
+CONCURRENT_TRANSACTIONS = 51
 RETRIED = frozenset({3, 7, 14, 15, 16, 51})  # unknown partition, timed out, coordinator loading/gone/moved, concurrent
 COORDINATOR_MOVED = frozenset({7, 15, 16})
 
@@ -176,6 +178,14 @@ class PromptAddPartitionsHandler(AddPartitionsToTxnHandler):  # type: ignore[mis
         return CONCURRENT_BACKOFF_S if backoff_s == BACKOFF_OVERRIDE else backoff_s
 
 
+class PromptAddOffsetsHandler(AddOffsetsToTxnHandler):  # type: ignore[misc]  # aiokafka ships no types
+    """Looks again soon, as the other one does."""
+
+    def handle_response(self, response: Any) -> float | None:
+        backoff_s: float | None = super().handle_response(response)
+        return CONCURRENT_BACKOFF_S if response.error_code == CONCURRENT_TRANSACTIONS else backoff_s
+
+
 class AnnouncedEndTxnRequest(EndTxnRequest):  # type: ignore[misc]  # aiokafka ships no types
     """An EndTxn that tells when its bytes have gone to the socket and no answer has been read.
 
@@ -205,7 +215,10 @@ class AnnouncedCommitHandler(EndTxnHandler):  # type: ignore[misc]  # aiokafka s
 
 
 class FencingSender(Sender):  # type: ignore[misc]  # aiokafka ships no types
-    """aiokafka's sender, with fenced offsets, an announced commit and an end that waits for nothing."""
+    """aiokafka's sender, with fenced offsets, an announced commit and an end that waits for nothing.
+
+    The group is added to the transaction while the records are on their way; its offsets are sent when asked for.
+    """
 
     membership: Membership | None = None
     on_commit_sent: Callable[[], None] | None = None
@@ -236,6 +249,10 @@ class FencingSender(Sender):  # type: ignore[misc]  # aiokafka ships no types
         node = await self._find_coordinator(CoordinationType.TRANSACTION, self._txn_manager.transactional_id)
         await PromptAddPartitionsHandler(self, places).do(node)
 
+    async def _do_add_offsets_to_txn(self, group_id: str) -> None:
+        node = await self._find_coordinator(CoordinationType.TRANSACTION, self._txn_manager.transactional_id)
+        await PromptAddOffsetsHandler(self, group_id).do(node)
+
     async def _do_txn_offset_commit(self, offsets: Mapping[TopicPartition, Any], group_id: str) -> None:
         assert self.membership is not None
         assert self.membership.group_id == group_id
@@ -254,10 +271,19 @@ class FencingSender(Sender):  # type: ignore[misc]  # aiokafka ships no types
         await AnnouncedCommitHandler(self, commit_result).do(node)
 
     def _maybe_do_transactional_request(self) -> asyncio.Task[Any] | None:
-        task: asyncio.Task[Any] | None = super()._maybe_do_transactional_request()
+        manager = self._txn_manager
+        task: asyncio.Task[Any] | None
+        if self.membership is not None and manager.txn_partitions and self._lacks_group():
+            task = asyncio.create_task(self._do_add_offsets_to_txn(self.membership.group_id))
+        else:
+            task = super()._maybe_do_transactional_request()
         if task is not None:
             self._track(task)
         return task
+
+    def _lacks_group(self) -> bool:
+        manager = self._txn_manager
+        return manager.is_in_transaction() and not manager.partitions_to_add() and manager._txn_consumer_group is None
 
     async def _send_produce_req(self, node_id: int, batches: Any) -> None:
         task = asyncio.current_task()
@@ -271,7 +297,7 @@ class FencingSender(Sender):  # type: ignore[misc]  # aiokafka ships no types
 
 
 class TransactionalProducer(AIOKafkaProducer):  # type: ignore[misc]  # aiokafka ships no types
-    """aiokafka's producer over a FencingSender. Use `send_offsets`, `commit` and `abandon`, not what they stand for."""
+    """aiokafka's producer over a FencingSender. Use `begin`, `send_offsets`, `commit`, `abandon`, not its own."""
 
     _closed: bool
 
@@ -288,10 +314,15 @@ class TransactionalProducer(AIOKafkaProducer):  # type: ignore[misc]  # aiokafka
             request_timeout_ms=request_timeout_ms,
         )
 
-    async def send_offsets(self, offsets: Mapping[TopicPartition, int], membership: Membership) -> None:
-        """Add the offsets to the transaction. Raises Fenced when the group refuses the membership."""
+    async def begin(self, membership: Membership) -> None:
+        """Begin a transaction of records that were fetched under this membership."""
         self._sender.membership = membership
-        await self.send_offsets_to_transaction(dict(offsets), membership.group_id)
+        await self.begin_transaction()
+
+    async def send_offsets(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Add the offsets to the transaction. Raises Fenced when the group refuses the membership."""
+        assert self._sender.membership is not None, "begin sets it"
+        await self.send_offsets_to_transaction(dict(offsets), self._sender.membership.group_id)
 
     async def commit(self, on_sent: Callable[[], None]) -> None:
         """Commit; `on_sent` is called once, when the request is on its way and its answer has not been read."""

@@ -218,11 +218,11 @@ class _Transaction:
         # 1. Every record is in the log. aiokafka would commit even if one were not.
         async with self._limited(Step.PRODUCE):
             await self._require_partitions(batches)
-            await self._producer.begin_transaction()
+            await self._producer.begin(membership)
             written = await self._produce(batches)
         # 2. The offsets are in, and with them the check that this worker still owns the partitions.
         async with self._limited(Step.OFFSETS):
-            await self._producer.send_offsets(offsets, membership)
+            await self._producer.send_offsets(offsets)
         # 3. Both become visible at once.
         async with self._limited(Step.COMMIT):
             await self._producer.commit(lambda: self._on_step(COMMIT_SENT))
