@@ -99,14 +99,14 @@ def summarised(changes: list[Visible]) -> tuple[int, float, float, float]:
     return len(delays_ms), cuts[49], cuts[98], max(delays_ms)
 
 
-def measure_latency(stage: Stage, worker: WorkerProcess, seconds: int) -> Latency:
+def measure_latency(stage: Stage, worker: WorkerProcess, seconds: int, rate: int = RATE) -> Latency:
     """Of a worker that is ready."""
     with ChangesReader(stage) as reader:
-        feed(stage, WARM_UP_S, seed=1)
+        feed(stage, WARM_UP_S, seed=1, rate=rate)
         until(lambda: len(reader), "the first change is read")
         pause(SETTLE_S)
         warm, cpu_began = len(reader), cpu_seconds(worker.process.pid)
-        late_ms = feed(stage, seconds, seed=2)
+        late_ms = feed(stage, seconds, seed=2, rate=rate)
         pause(SETTLE_S)
         cpu = cpu_seconds(worker.process.pid) - cpu_began
         stage.wait_applied()
@@ -117,19 +117,19 @@ def measure_latency(stage: Stage, worker: WorkerProcess, seconds: int) -> Latenc
         p99_ms=p99_ms,
         max_ms=max_ms,
         worst_send_delay_ms=late_ms,
-        cpu_s_per_m=cpu / (seconds * RATE) * 1e6,
+        cpu_s_per_m=cpu / (seconds * rate) * 1e6,
     )
 
 
-def feed(stage: Stage, seconds: float, seed: int, stop: threading.Event | None = None) -> float:
+def feed(stage: Stage, seconds: float, seed: int, rate: int = RATE) -> float:
     """Send events of now, each at its moment; answers by how many ms one was sent late at worst."""
     chance, late_s = random.Random(seed), 0.0
-    began, waiting = time.monotonic(), stop or threading.Event()
+    began, waiting = time.monotonic(), threading.Event()
 
     def due_events() -> Iterator[Sent]:
         nonlocal late_s
-        for number in range(int(seconds * RATE)):
-            while (wait_s := began + number / RATE - time.monotonic()) > 0:
+        for number in range(int(seconds * rate)):
+            while (wait_s := began + number / rate - time.monotonic()) > 0:
                 waiting.wait(wait_s)
             late_s = max(late_s, -wait_s)
             yield sent(stage.topics[0], event(chance, time.time_ns() // 1_000_000))

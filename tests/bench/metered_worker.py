@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -35,11 +36,14 @@ class Meter(msgspec.Struct):
     first: Note | None = None
     half: Note | None = None
     last: Note | None = None
-    peak_mib: float = 0.0
     applied: int = 0
+    peak_mib: float = 0.0
+    transaction_s: float = 0.0  # mean
 
 
 METER = Meter()
+AT_FIRST: list[Callable[[], None]] = []
+AT_LAST: list[Callable[[], None]] = []
 
 
 def note() -> Note:
@@ -48,7 +52,10 @@ def note() -> Note:
 
 class MeteredWorker(Worker):
     async def receive(self, records: Records) -> None:
-        METER.first = METER.first or note()
+        if METER.first is None:
+            METER.first = note()
+            for call in AT_FIRST:
+                call()
         await super().receive(records)
 
 
@@ -61,7 +68,16 @@ class MeteredMetrics(Metrics):
             METER.half = note()
         if METER.last is None and METER.applied >= total:
             METER.last = note()
+            for call in AT_LAST:
+                call()
+            METER.transaction_s = self.mean_transaction_s()
             os.kill(os.getpid(), signal.SIGTERM)
+
+    def mean_transaction_s(self) -> float:
+        total, count = (
+            self.registry.get_sample_value(f"rollcall_transaction_seconds_{part}") or 0.0 for part in ("sum", "count")
+        )
+        return total / max(1.0, count)
 
 
 def main() -> None:

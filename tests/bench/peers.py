@@ -28,7 +28,7 @@ from connectors.changes import decode_change
 from deploy.kafka.broker import Broker
 from tests.bench.documents import TEN
 from tests.bench.live import measure_latency
-from tests.bench.machine import say, say_machine
+from tests.bench.machine import say
 from tests.bench.stages import new_stage, run_metered
 from tests.kafka.workers import Stage, messages
 
@@ -36,7 +36,7 @@ ROLLCALL = "rollcall"
 TOPIC = "events"  # which the folder's generator fills
 EVENTS = 500_000
 LATENCY_PEER = "kstreams-eos"
-DEFAULT_PEERS = (LATENCY_PEER, "quix-eos", "bytewax", "bytewax-1s", "faust")
+DEFAULT_PEERS = (LATENCY_PEER, "quix-eos", "quix-eos-100ms", "bytewax", "bytewax-1s", "faust")
 SLOW_PEERS = {"faust"}  # minutes a run, a hundredth of the others' pace: one round is enough
 FOLDERS_FILES = ("bench.py", "gen.py", "segments.py", "membership.yaml", "venv/bin/python")
 PEERS_FILES = {
@@ -65,7 +65,6 @@ def measure(folder: Path, rounds: int, only: Sequence[str] = (), latency_s: int 
     """Print the figures as they come, and answer them: a list of runs for each peer."""
     peers = list(only) or list(DEFAULT_PEERS)
     check_folder(folder, peers)
-    say_machine()
     throughput: dict[str, list[dict[str, Any]]] = defaultdict(list)
     latency: dict[str, list[dict[str, Any]]] = defaultdict(list)
     with Broker(heap="1g") as broker, tempfile.TemporaryDirectory(prefix="rollcall-bench-") as temporary:
