@@ -13,7 +13,7 @@ from tests.bench.machine import machine, say_machine
 
 # A part is a module: its `measure` prints the figures and answers them, and takes the arguments in SMALL, which make it
 # a trial of itself. It is imported only to be run, as most need a broker.
-PARTS = ("engine", "worker")
+PARTS = ("engine", "worker", "profile", "processes", "scale", "wave", "customers")
 WITH_ARGUMENTS = "peers"
 
 

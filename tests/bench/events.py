@@ -18,11 +18,13 @@ SPAN_MS = 60 * 86_400_000
 START_MS = 1_760_000_000_000
 
 
-def events(total: int, seed: int = 1, customers: int = CUSTOMERS) -> Iterator[dict[str, Any]]:
+def events(
+    total: int, seed: int = 1, customers: int = CUSTOMERS, start_ms: int = START_MS, span_ms: int = SPAN_MS
+) -> Iterator[dict[str, Any]]:
     """In order of time, spread over sixty days; the busiest hundredth of the customers makes a sixth of them."""
     chance = random.Random(seed)
     for number in range(total):
-        time_ms = START_MS + int((number + chance.random()) * SPAN_MS / total)
+        time_ms = start_ms + int((number + chance.random()) * span_ms / total)
         yield event(chance, time_ms, customers)
 
 

@@ -32,10 +32,10 @@ class Visible(NamedTuple):
     change: Change
 
     @property
-    def delay_ms(self) -> float:
-        """From just before the deciding event was sent, of which the time is rounded down."""
+    def sent_ms(self) -> int:
+        """Just before the deciding event was sent, rounded down."""
         assert self.change.cause is not None, "a deadline was never sent"
-        return self.read_ms - parse_time(self.change.cause.event_time)
+        return parse_time(self.change.cause.event_time)
 
 
 class ChangesReader:
@@ -94,7 +94,7 @@ class Latency(msgspec.Struct, kw_only=True):
 
 def summarised(changes: list[Visible]) -> tuple[int, float, float, float]:
     """How many there are, and the median, 99th percentile and maximum of their delays."""
-    delays_ms = [each.delay_ms for each in changes if each.change.cause is not None]
+    delays_ms = [each.read_ms - each.sent_ms for each in changes if each.change.cause is not None]
     cuts = quantiles(delays_ms, n=100)
     return len(delays_ms), cuts[49], cuts[98], max(delays_ms)
 
