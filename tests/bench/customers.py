@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import tempfile
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ EVENTS = 500_000
 SIZES = (20_000, 2_000_000)
 MATCHED = 1_000  # segments of the second measurement of bytes
 BYTES_CUSTOMERS = 20_000
+SENT_AT_ONCE = 200_000
 SMALL: dict[str, Any] = {"total": 1_000, "sizes": (100, 1_000), "matched": 20, "bytes_customers": 200}
 
 
@@ -58,11 +60,11 @@ def of_customers(broker: Broker, folder: Path, total: int, customers: int) -> di
     """Throughput on top of so many, then starts with and without their state."""
     what = f"{customers:,} customers"
     stage = new_stage(broker, folder, f"customers-{customers}")
-    stage.send(one_event_each(stage.topics[0], customers))
+    send_in_parts(stage, one_event_each(stage.topics[0], customers))
     made = run_metered(stage, customers)
     say(f"{what}: new customers/s", f"{customers / made.seconds:,.0f}")
     day = events(total, customers=customers, start_ms=START_MS, span_ms=DAY_MS)
-    stage.send(sent(stage.topics[0], each) for each in day)
+    send_in_parts(stage, (sent(stage.topics[0], each) for each in day))
     run = run_metered(stage, total)
     say_run(what, run, total)
     state_mib = sum(each.stat().st_size for each in stage.folder.glob("worker/partition-*/*")) / (1 << 20)
@@ -89,6 +91,12 @@ def one_event_each(topic: str, customers: int) -> Iterator[Sent]:
     for number in range(customers):
         time_ms = START_MS - SPAN_MS + int(number * SPAN_MS / customers)
         yield sent(topic, {**event(chance, time_ms), "customer_id": f"c{number}"})
+
+
+def send_in_parts(stage: Stage, records: Iterator[Sent]) -> None:
+    """Wait for the broker now and then, as the producer's queue does not hold millions."""
+    while part := list(islice(records, SENT_AT_ONCE)):
+        stage.send(part)
 
 
 def bytes_of_customers(broker: Broker, folder: Path, name: str, segments: Path, customers: int) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import resource
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
@@ -28,6 +29,10 @@ def machine() -> dict[str, str]:
         name = found[1] if found else name
     versions = {library: version(library) for library in LIBRARIES}
     machine = {"processor": name, "cores": str(os.cpu_count()), "Python": platform.python_version(), **versions}
+    if shutil.which("java"):
+        said = subprocess.run(["java", "-version"], capture_output=True, text=True, check=False).stderr
+        found = re.search(r'version "([^"]+)"', said)
+        machine["Java"] = found[1] if found else "?"
     for jar in JARS.glob("kafka_*.jar"):
         machine["Kafka"] = jar.stem.rpartition("-")[2]
     return machine

@@ -17,10 +17,11 @@ from tests.bench.events import events, sent, write_events
 from tests.bench.loading import measure_loading
 from tests.bench.machine import say
 from tests.bench.stages import new_stage, run_metered
+from tests.kafka.workers import Stage
 
 EVENTS = 300_000
 SIZES = (10, 1_000, 10_000, 100_000)
-RUNS = 2
+RUNS = 3
 DEFAULTS = 3_000  # segments that hold for a customer with nothing known
 DEFAULTS_CUSTOMERS = 200
 DEFAULTS_EVENTS = 20_000
@@ -60,42 +61,53 @@ def measure(
 def by_number_of_segments(
     broker: Broker, folder: Path, total: int, sizes: Sequence[int], runs: int
 ) -> list[dict[str, Any]]:
-    print(f"{total:,} events; CPU µs an event, the lowest of {runs} runs\n")
-    print("| " + " | ".join(title for _, title, _ in COLUMNS) + " |")
-    print("| ---: " * len(COLUMNS) + "|", flush=True)
+    """The sizes take turns, so that what else the machine does meanwhile falls on all of them."""
     filled = new_stage(broker, folder, "filled")
     filled.send(sent(filled.topics[0], each) for each in events(total))
     file = folder / "events.ndjson"
     write_events(file, total)
-    rows: list[dict[str, Any]] = []
-    for size in sizes:
-        segments = folder / f"segments-{size}.json"
+    documents = {size: folder / f"segments-{size}.json" for size in sizes}
+    for size, segments in documents.items():
         write_documents(segments, size - 10)
-        row: dict[str, Any] = {"segments": size, **of_worker(broker, segments, filled.topics[0], total, runs)}
-        row["engine_us"] = measure_segments(segments, file, total, runs)["cpu_us_an_event"]
-        loading = measure_loading(segments)
-        row |= {name: getattr(loading, name) for name in loading.__struct_fields__}
-        first = rows[0] if rows else row
-        row |= {f"{who}_ratio": row[f"{who}_us"] / first[f"{who}_us"] for who in ("worker", "engine")}
-        rows.append(row)
-        print("| " + " | ".join(f"{row[name]:,.{digits}f}" for name, _, digits in COLUMNS) + " |", flush=True)
+    found: dict[int, list[dict[str, float]]] = {size: [] for size in sizes}
+    for number in range(runs):
+        for size, segments in documents.items():
+            stage = new_stage(broker, folder, f"scale-{size}-{number}", topic=filled.topics[0], segments=segments)
+            found[size].append(one_round(stage, file, total))
+    rows = [row(size, documents[size], found[size]) for size in sizes]
+    for each in rows:
+        each |= {f"{who}_ratio": each[f"{who}_us"] / rows[0][f"{who}_us"] for who in ("worker", "engine")}
+    say_rows(rows, total, runs)
     return rows
 
 
-def of_worker(broker: Broker, segments: Path, topic: str, total: int, runs: int) -> dict[str, Any]:
-    """The run that took least CPU, as what else the machine does only ever adds to it."""
-    folder = segments.parent
-    found = [
-        run_metered(new_stage(broker, folder, f"{segments.stem}-{number}", topic=topic, segments=segments), total)
-        for number in range(runs)
-    ]
-    best = min(found, key=lambda run: run.cpu_seconds_to_last)
+def one_round(stage: Stage, file: Path, total: int) -> dict[str, float]:
+    run = run_metered(stage, total)
+    engine = measure_segments(stage.segments_file, file, total, runs=1)
     return {
-        "worker_us": best.cpu_seconds_to_last / total * 1e6,
-        "worker_events_a_second": total / best.seconds,
-        "start_cpu_s": best.start_cpu_seconds,
-        "peak_mib": best.peak_mib,
+        "worker_us": run.cpu_seconds_to_last / total * 1e6,
+        "engine_us": engine["cpu_us_an_event"],
+        "peak_mib": run.peak_mib,
+        "start_cpu_s": run.start_cpu_seconds,
     }
+
+
+def row(size: int, segments: Path, rounds: list[dict[str, float]]) -> dict[str, Any]:
+    """The least of each figure: what else the machine does only ever adds."""
+    loading = measure_loading(segments)
+    return {
+        "segments": size,
+        **{name: min(each[name] for each in rounds) for name in rounds[0]},
+        **{name: getattr(loading, name) for name in loading.__struct_fields__},
+    }
+
+
+def say_rows(rows: list[dict[str, Any]], total: int, runs: int) -> None:
+    print(f"{total:,} events; CPU µs an event, the least of {runs} runs\n")
+    print("| " + " | ".join(title for _, title, _ in COLUMNS) + " |")
+    print("| ---: " * len(COLUMNS) + "|")
+    for each in rows:
+        print("| " + " | ".join(f"{each[name]:,.{digits}f}" for name, _, digits in COLUMNS) + " |", flush=True)
 
 
 def true_by_default(broker: Broker, folder: Path, count: int, total: int) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from tests.kafka.workers import Sent, Stage, until
 
 CUSTOMERS = 100_000
 WINDOW_MS = 7 * DAY_MS  # of segment s1, which the wave's visits enter
-SECONDS_A_CUSTOMER = 1 / 1_000  # to send its visit and apply it, with much to spare on a busy machine
+SECONDS_A_CUSTOMER = 1 / 2_000  # to send its visit and apply it, with much to spare
 FLOW_BEFORE_S = 15
 FLOW_AFTER_S = 20
 SMALL: dict[str, Any] = {"customers": 500, "rate": 200, "before_s": 2, "after_s": 4}
