@@ -63,6 +63,7 @@ def of_customers(broker: Broker, folder: Path, total: int, customers: int) -> di
     send_in_parts(stage, one_event_each(stage.topics[0], customers))
     made = run_metered(stage, customers)
     say(f"{what}: new customers/s", f"{customers / made.seconds:,.0f}")
+    say(f"{what}: CPU µs a new customer", f"{made.cpu_seconds_to_last / customers * 1e6:.1f}")
     day = events(total, customers=customers, start_ms=START_MS, span_ms=DAY_MS)
     send_in_parts(stage, (sent(stage.topics[0], each) for each in day))
     run = run_metered(stage, total)
@@ -76,6 +77,7 @@ def of_customers(broker: Broker, folder: Path, total: int, customers: int) -> di
     return {
         "customers": customers,
         "new_customers_a_second": customers / made.seconds,
+        "cpu_us_a_new_customer": made.cpu_seconds_to_last / customers * 1e6,
         "events_a_second": total / run.seconds,
         "cpu_us_an_event": run.cpu_seconds_to_last / total * 1e6,
         "run": run,
