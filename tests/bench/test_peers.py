@@ -16,7 +16,7 @@ from connectors.segment_files import load_segments
 from state.engine import PartitionEngine
 from state.memory_store import MemoryStore
 from tests.bench.documents import TEN
-from tests.bench.peers import PeersError, answers_at_events, check_folder
+from tests.bench.peers import Arrival, PeersError, answers_at_events, arrivals_in_order, check_folder
 from tests.kafka.workers import START_MS, Sent, visit
 
 SHOP = "https://d0.example/p1"
@@ -79,3 +79,22 @@ def test_a_folder_with_another_job_is_refused(tmp_path: Path) -> None:
     (tmp_path / "membership.yaml").write_text("segments: []")
     with pytest.raises(PeersError, match="does not hold the segments of"):
         check_folder(tmp_path, ["limit-getmany"])
+
+
+def test_a_topic_that_holds_the_events_once_and_in_order_is_taken() -> None:
+    records = [Arrival(0, 0, 10, "a"), Arrival(1, 0, 5, "b"), Arrival(0, 1, 10, "a")]
+    assert arrivals_in_order(records, 3) == {"a": [(10, 0), (10, 1)], "b": [(5, 0)]}
+
+
+@pytest.mark.parametrize(
+    ("records", "message"),
+    [
+        ([Arrival(0, 0, 10, "a"), Arrival(0, 1, 9, "b")], "partition 0 is out of order at offset 1"),
+        ([Arrival(0, 0, 10, "a"), Arrival(0, 1, 10, "a"), Arrival(0, 2, 11, "a")], "there are 3, not 2"),
+    ],
+)
+def test_a_topic_to_which_events_were_sent_twice_or_in_disorder_is_refused(
+    records: list[Arrival], message: str
+) -> None:
+    with pytest.raises(PeersError, match=message):
+        arrivals_in_order(records, 2)
