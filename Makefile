@@ -42,8 +42,8 @@ format: setup ## format the code and mend what can be mended
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup ## measure throughput and latency
-	$(BIN)/python -m tests.bench
+bench: setup ## measure everything, in half an hour; `make bench PART=worker` one part (most need Java and Maven)
+	$(BIN)/python -m tests.bench $(PART)
 
 chaos: setup ## kill, freeze and restart workers on a real broker, and check every change (needs Java and Maven)
 	$(BIN)/pytest -q -m "kafka and slow"

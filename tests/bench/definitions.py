@@ -6,11 +6,12 @@ import json
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import median
+from types import TracebackType
 from typing import Any
 
 import msgspec
@@ -25,15 +26,14 @@ from streams.kafka.definitions_topic import KafkaDefinitionsLog
 from streams.kafka.security import Connection
 from streams.segments_commands import apply_segments
 from tests.bench.documents import write_documents
-from tests.bench.worker import PARTITIONS, cpu_seconds, events, read_changes, say
+from tests.bench.events import events, sent
+from tests.bench.live import ChangesReader, Visible, pause, summarised
+from tests.bench.machine import cpu_seconds
+from tests.bench.stages import PARTITIONS, PATIENCE_S, new_stage
 from tests.kafka.workers import Stage, WorkerProcess, until
 
-EVENTS = 1_000_000
 LIVE_RATE = 1_000
-BASELINE_S = 20
-MANY_SEGMENTS = 10_000
 EDITS = 50
-PATIENCE_S = 900.0
 
 LIVE = {"kind": "app_screen", "screen": "x"}
 KEPT = {"kind": "page_visit", "domain": "d1.example", "within": "30d", "at_least": 3}
@@ -45,23 +45,35 @@ ON_KEPT = {"kind": "page_visit", "domain": "d1.example", "within": "7d"}
 encode = msgspec.json.Encoder().encode
 
 
-def main() -> None:
-    edits_among_many()
+SMALL: dict[str, Any] = {"total": 2_000, "many": 40, "baseline_s": 2}
+
+
+def measure(total: int = 1_000_000, many: int = 10_000, baseline_s: int = 20) -> dict[str, Any]:
+    """Print the figures as they come, and answer them by what they are called."""
+    figures = Figures()
+    edits_among_many(figures, many)
     with Broker(heap="1g") as broker, tempfile.TemporaryDirectory(prefix="rollcall-bench-") as folder:
-        reading_back(broker, Path(folder))
-        starting_with_many(broker, Path(folder))
+        reading_back(figures, broker, Path(folder), total, baseline_s)
+        starting_with_many(figures, broker, Path(folder), many)
+    return figures
+
+
+class Figures(dict[str, float]):
+    """By what they are called; each is printed as it comes."""
+
+    def add(self, what: str, value: float, form: str = ",.0f") -> None:
+        print(f"{what:<75} {value:>12{form}}", flush=True)
+        self[what] = value
 
 
 def document(conditions: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {"segments": [{"id": each, "name": each, "conditions": [conditions[each]]} for each in conditions]}
 
 
-def new_stage(broker: Broker, folder: Path, name: str, segments: dict[str, Any], **settings: str) -> Stage:
-    (folder / name).mkdir()
-    options: dict[str, Any] = {"partitions": PARTITIONS, "segments": json.dumps(segments), **settings}
-    stage = Stage(broker.bootstrap_servers, folder / name, name, **options)
-    stage.create_topics()
-    return stage
+def new_definitions_stage(broker: Broker, folder: Path, name: str, segments: dict[str, Any], **settings: str) -> Stage:
+    path = folder / f"{name}.json"
+    path.write_bytes(msgspec.json.encode(segments))
+    return new_stage(broker, folder, name, segments=path, **settings)
 
 
 def apply(stage: Stage, segments: dict[str, Any]) -> None:
@@ -72,25 +84,26 @@ def apply(stage: Stage, segments: dict[str, Any]) -> None:
 # -- reading back -----------------------------------------------------------------------------------------------------
 
 
-def reading_back(broker: Broker, folder: Path) -> None:
-    """A million events that were applied; then segments that need them again, with live events and without."""
-    stage = new_stage(broker, folder, "reading", document(FIRST), clock="wall", session_timeout="10s")
-    stage.send(events(stage.topics[0], EVENTS))
+def reading_back(figures: Figures, broker: Broker, folder: Path, total: int, baseline_s: int) -> None:
+    """Events that were applied; then segments that need them again, with live events and without."""
+    stage = new_definitions_stage(broker, folder, "reading", document(FIRST), clock="wall")
+    stage.send(sent(stage.topics[0], each) for each in events(total))
     worker = stage.start("worker")
     stage.wait_applied(PATIENCE_S)
     with Live(stage) as live:
-        with live.period("without a change"):
-            until(live.lasts(BASELINE_S), "the baseline is measured")
-        with live.period("while a segment is read back and asked about"):
+        with live.period(figures, "without a change"):
+            pause(baseline_s)
+        with live.period(figures, "while a segment is read back and asked about"):
             seconds = time_active(stage, worker, "new", NEW)
-    say("read back for a new feature, live events beside it, events/s", f"{EVENTS / seconds['backfill']:,.0f}")
-    say("then asking all customers, s", f"{seconds['scan']:.1f}")
+    figures.add("read back for a new feature, live events beside it, events/s", total / seconds["backfill"])
+    figures.add("then asking all customers, s", seconds["scan"], ".1f")
     seconds = time_active(stage, worker, "kept", ON_KEPT)
-    say("a segment on a feature kept already: in force after, s", f"{seconds['backfill'] + seconds['scan']:.2f}")
-    began, cpu_began = len(worker.events("backfill_read")), cpu_seconds(worker)
+    figures.add("a segment on a feature kept already: in force after, s", sum(seconds.values()), ".2f")
+    began, cpu_began = len(worker.events("backfill_read")), cpu_seconds(worker.process.pid)
     seconds = time_active(stage, worker, "idle", NEW_WHEN_IDLE)
-    say("read back for a new feature, nothing beside it, events/s", f"{EVENTS / seconds['backfill']:,.0f}")
-    say("CPU seconds a million events read back and asked about", f"{cpu_seconds(worker) - cpu_began:.1f}")
+    cpu = cpu_seconds(worker.process.pid) - cpu_began
+    figures.add("read back for a new feature, nothing beside it, events/s", total / seconds["backfill"])
+    figures.add("CPU seconds a million events read back and asked about", cpu / total * 1e6, ".1f")
     assert began == PARTITIONS, "what is kept already needs no reading back"
     assert worker.stop() == 0, worker.log_tail()
     stage.close()
@@ -118,89 +131,91 @@ class Live:
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
-        self._sent: dict[str, float] = {}
-        self._seen: dict[str, float] = {}
+        self._sent = 0
         self._stop = threading.Event()
-        self._stop_reading = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._feed),
-            threading.Thread(target=read_changes, args=(stage, self._seen, self._stop_reading)),
-        ]
+        self._reader = ChangesReader(stage)
+        self._feeder = threading.Thread(target=self._feed)
 
     def __enter__(self) -> Live:
-        for thread in self._threads:
-            thread.start()
+        self._reader.__enter__()
+        self._feeder.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._stop.set()
-        self._threads[0].join()
-        self._stop_reading.set()
-        self._threads[1].join()
-
-    def lasts(self, seconds: float) -> Callable[[], bool]:
-        end = time.monotonic() + seconds
-        return lambda: time.monotonic() > end
+        self._feeder.join()
+        self._reader.__exit__(kind, error, trace)
 
     @contextmanager
-    def period(self, what: str) -> Iterator[None]:
+    def period(self, figures: Figures, what: str) -> Iterator[None]:
         """Tell of the latency of the events that were sent in the block."""
-        first = len(self._sent)
+        first, since = self._sent, len(self._reader)
         yield
-        names = [f"live{number}" for number in range(first, len(self._sent))]
-        until(lambda: all(each in self._seen for each in names), "all changes are read", PATIENCE_S)
-        cuts = quantiles([(self._seen[each] - self._sent[each]) * 1000 for each in names], n=100)
-        say(f"from send to visible change {what}, p50, ms", f"{cuts[49]:.0f}")
-        say(f"from send to visible change {what}, p99, ms", f"{cuts[98]:.0f}")
+        names = {f"live{number}" for number in range(first, self._sent)}
+
+        def changes() -> list[Visible]:
+            return [each for each in self._reader.changes(since) if each.change.customer_id in names]
+
+        until(lambda: len(changes()) == len(names), "all changes are read", PATIENCE_S)
+        _, p50_ms, p99_ms, _ = summarised(changes())
+        figures.add(f"from send to visible change {what}, p50, ms", p50_ms)
+        figures.add(f"from send to visible change {what}, p99, ms", p99_ms)
 
     def _feed(self) -> None:
-        producer = self._stage.producer(**{"linger.ms": 1})
-        began, pause = time.monotonic(), threading.Event()
+        producer = self._stage.producer(**{"linger.ms": 0})
+        began, waiting = time.monotonic(), threading.Event()
         for number in count():
             while (wait := began + number / LIVE_RATE - time.monotonic()) > 0:
-                pause.wait(wait)
+                waiting.wait(wait)
             if self._stop.is_set():
                 break
             customer = f"live{number}"
-            fields = {"event_id": "1", "type": "app.screen", "customer_id": customer, "properties": {"screen": "x"}}
-            self._sent[customer] = time.monotonic()
+            fields: dict[str, Any] = {
+                "event_id": "1",
+                "type": "app.screen",
+                "customer_id": customer,
+                "properties": {"screen": "x"},
+            }
+            fields["time"] = time.time_ns() // 1_000_000
             producer.produce(self._stage.topics[0], encode(fields), customer, number % PARTITIONS)
             producer.poll(0)
+            self._sent = number + 1
         producer.flush(30)
 
 
 # -- many segments ----------------------------------------------------------------------------------------------------
 
 
-def starting_with_many(broker: Broker, folder: Path) -> None:
-    stage = new_stage(broker, folder, "many", {}, session_timeout="10s")
-    write_documents(stage.segments_file, MANY_SEGMENTS - 10)
+def starting_with_many(figures: Figures, broker: Broker, folder: Path, many: int) -> None:
+    stage = new_definitions_stage(broker, folder, "many", {})
+    write_documents(stage.segments_file, many - 10)
     worker = stage.start("worker")
     began = time.monotonic()
     worker.wait_ready()
-    say(f"first start with a file of {MANY_SEGMENTS:,} segments: ready after, s", f"{time.monotonic() - began:.1f}")
+    figures.add(f"first start with a file of {many:,} segments: ready after, s", time.monotonic() - began, ".1f")
     stage.wait_settled(worker)
     assert worker.stop() == 0, worker.log_tail()
-    stage.settings["segments"] = ""
     worker.restart(segments="")
     began = time.monotonic()
     worker.wait_ready()
-    say(f"start with {MANY_SEGMENTS:,} segments on the topic: ready after, s", f"{time.monotonic() - began:.1f}")
-    say("CPU seconds of that start", f"{cpu_seconds(worker):.1f}")
+    figures.add(f"start with {many:,} segments on the topic: ready after, s", time.monotonic() - began, ".1f")
+    figures.add("CPU seconds of that start", cpu_seconds(worker.process.pid), ".1f")
     seconds = time_active(stage, worker, "one-more", KEPT)
-    say(f"one edit among {MANY_SEGMENTS:,} segments: in force after, s", f"{seconds['backfill'] + seconds['scan']:.2f}")
+    figures.add(f"one edit among {many:,} segments: in force after, s", sum(seconds.values()), ".2f")
     assert worker.stop() == 0, worker.log_tail()
     stage.close()
 
 
-def edits_among_many() -> None:
+def edits_among_many(figures: Figures, many: int) -> None:
     """What one edit costs in the definitions' history and in one partition without customers."""
-    for total in (20, 1_000, MANY_SEGMENTS):
+    for total in sorted({20, many // 10, many}):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "segments.json"
             write_documents(path, total - 10)
             documents = load_segments(path)
-        say(f"one edit among {total:,} segments, CPU µs a partition", f"{edit_us(documents):,.0f}")
+        figures.add(f"one edit among {total:,} segments, CPU µs a partition", edit_us(documents))
 
 
 def edit_us(documents: list[SegmentDocument]) -> float:
@@ -229,7 +244,3 @@ def update(engine: LiveEngine, history: DefinitionHistory, segment_ids: list[str
     assert changed, "an edit changes something"
     engine.begin_redefinition(history.position, changed, {})
     engine.commit()
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""The ten segments of every measurement, and any number of others that its events almost never match."""
+"""The ten segments of every measurement, and any number of others: hardly matched, matched, or true by default."""
 
 from __future__ import annotations
 
@@ -42,9 +42,34 @@ def write_documents(path: Path, others: int) -> None:
     path.write_bytes(msgspec.json.encode({"segments": documents}))
 
 
+def write_matched_documents(path: Path, count: int) -> None:
+    """So many segments of pages and campaigns that the events do name, over all windows: most customers are in some."""
+    questions = [{"kind": "page_visit", "path": f"/p{n}"} for n in range(200)]
+    questions += [{"kind": "email", "action": "opened", "campaign_id": f"k{n}"} for n in range(50)]
+    documents = []
+    for number in range(count):
+        condition: dict[str, Any] = dict(questions[number % len(questions)])
+        within = WINDOWS[number // len(questions) % len(WINDOWS)]
+        documents.append(_document(f"matched-{number}", condition, within))
+    path.write_bytes(msgspec.json.encode({"segments": documents}))
+
+
+def write_default_documents(path: Path, count: int) -> None:
+    """So many segments that are true of a customer with nothing known: nobody has visited their hosts."""
+    documents = [
+        _document(f"never-{number}", {"kind": "page_visit", "domain": f"host{number}.example", "negate": True}, "30d")
+        for number in range(count)
+    ]
+    path.write_bytes(msgspec.json.encode({"segments": documents}))
+
+
 def _other(number: int) -> dict[str, Any]:
     condition = OTHERS[number % len(OTHERS)](number)
     within = WINDOWS[number // len(OTHERS) % len(WINDOWS)]
-    if within is not None and condition["kind"] != "customer":
-        condition["within"] = within
-    return {"id": f"other-{number}", "name": f"Other {number}", "conditions": [condition]}
+    return _document(f"other-{number}", condition, None if condition["kind"] == "customer" else within)
+
+
+def _document(segment_id: str, condition: dict[str, Any], within: str | None) -> dict[str, Any]:
+    if within is not None:
+        condition = {**condition, "within": within}
+    return {"id": segment_id, "name": segment_id, "conditions": [condition]}

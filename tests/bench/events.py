@@ -5,44 +5,53 @@ from __future__ import annotations
 import random
 import uuid
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import orjson
+
+from conditions.times import format_time, parse_time
+from tests.kafka.workers import Sent
 
 CUSTOMERS = 20_000
 SPAN_MS = 60 * 86_400_000
 START_MS = 1_760_000_000_000
 
 
-def events(total: int, seed: int = 1) -> Iterator[dict[str, Any]]:
+def events(
+    total: int, seed: int = 1, customers: int = CUSTOMERS, start_ms: int = START_MS, span_ms: int = SPAN_MS
+) -> Iterator[dict[str, Any]]:
     """In order of time, spread over sixty days; the busiest hundredth of the customers makes a sixth of them."""
     chance = random.Random(seed)
     for number in range(total):
-        time_ms = START_MS + int((number + chance.random()) * SPAN_MS / total)
-        customer = f"c{int(CUSTOMERS * chance.random() ** 2.5)}"
-        kind, properties = _body(chance)
-        yield {
-            "event_id": str(uuid.UUID(int=chance.getrandbits(128), version=4)),
-            "type": kind,
-            "customer_id": customer,
-            "time": _rfc_3339(time_ms),
-            "properties": properties,
-        }
+        time_ms = start_ms + int((number + chance.random()) * span_ms / total)
+        yield event(chance, time_ms, customers)
+
+
+def event(chance: random.Random, time_ms: int, customers: int = CUSTOMERS) -> dict[str, Any]:
+    """An event of any of the customers at this time."""
+    customer = f"c{int(customers * chance.random() ** 2.5)}"
+    kind, properties = _body(chance)
+    return {
+        "event_id": str(uuid.UUID(int=chance.getrandbits(128), version=4)),
+        "type": kind,
+        "customer_id": customer,
+        "time": format_time(time_ms),
+        "properties": properties,
+    }
+
+
+def sent(topic: str, event: dict[str, Any]) -> Sent:
+    """The event as a record, with its own time as the record's."""
+    return Sent(topic, event["customer_id"], orjson.dumps(event), parse_time(event["time"]))
 
 
 def write_events(path: Path, total: int) -> int:
     """Write them as JSON lines, and answer how many bytes an event has on average."""
     with path.open("wb") as file:
-        for event in events(total):
-            file.write(orjson.dumps(event) + b"\n")
+        for each in events(total):
+            file.write(orjson.dumps(each) + b"\n")
         return file.tell() // total
-
-
-def _rfc_3339(time_ms: int) -> str:
-    seconds, ms = divmod(time_ms, 1000)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{ms:03}Z"
 
 
 def _body(chance: random.Random) -> tuple[str, dict[str, Any]]:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -323,6 +324,9 @@ class Stage:
         """All topics, with retention for ever: the events' timestamps are old."""
         self.create_inputs(configs)
         self.create_outputs(configs)
+        self.create_definitions(configs)
+
+    def create_definitions(self, configs: Mapping[str, str] = {}) -> None:
         self._create([self.definitions_topic], {"cleanup.policy": "compact", **configs}, partitions=1)
 
     def create_inputs(self, configs: Mapping[str, str] = {}) -> None:
@@ -360,11 +364,14 @@ class Stage:
         times: int = 1,
         signal_name: str = "SIGKILL",
         command_name: str = "worker",
+        module: str | None = None,
         **settings: str,
     ) -> WorkerProcess:
-        """A worker in a folder of this name. With `at` it sends itself the signal at that step."""
+        """A worker in a folder of this name. With `at` it sends itself the signal at that step. `module` is one to run
+        in place of the command.
+        """
         environment = self._environment(name, settings)
-        command = rollcall_command(command_name)
+        command = rollcall_command(command_name) if module is None else [sys.executable, "-m", module]
         if at is not None:
             asked = {"AT": at, "TIMES": str(times), "SIGNAL": signal_name, "MARK": str(self.mark(name))}
             environment |= {f"ROLLCALL_TEST_{key}": value for key, value in asked.items()}
@@ -600,6 +607,19 @@ def closing(consumer: Consumer) -> Iterator[Consumer]:
 
 def read_topic(bootstrap_servers: str, topic: str, *, isolation: str = "read_committed") -> list[list[Message]]:
     """All records of the topic up to the end that a reader with this isolation sees, by partition."""
+    found: defaultdict[int, list[Message]] = defaultdict(list)
+    for message in messages(bootstrap_servers, topic, isolation=isolation):
+        found[int(message.partition() or 0)].append(message)
+    return [found[number] for number in range(partition_count(bootstrap_servers, topic))]
+
+
+def partition_count(bootstrap_servers: str, topic: str) -> int:
+    admin = AdminClient({"bootstrap.servers": bootstrap_servers})
+    return len(admin.list_topics(topic, timeout=30).topics[topic].partitions)
+
+
+def messages(bootstrap_servers: str, topic: str, *, isolation: str = "read_committed") -> Iterator[Message]:
+    """The records of the topic up to the end that a reader with this isolation sees; each partition's in order."""
     options = {
         "bootstrap.servers": bootstrap_servers,
         "group.id": "reader",
@@ -608,10 +628,9 @@ def read_topic(bootstrap_servers: str, topic: str, *, isolation: str = "read_com
         "isolation.level": isolation,
         "auto.offset.reset": "error",
     }
+    count = partition_count(bootstrap_servers, topic)
     with closing(Consumer(options)) as consumer:
-        count = len(consumer.list_topics(topic, timeout=30).topics[topic].partitions)
         consumer.assign([TopicPartition(topic, partition, 0) for partition in range(count)])
-        found: list[list[Message]] = [[] for _ in range(count)]
         ended: set[int] = set()
         deadline = monotonic() + PATIENCE_S
         while len(ended) < count:
@@ -619,12 +638,12 @@ def read_topic(bootstrap_servers: str, topic: str, *, isolation: str = "read_com
             for message in consumer.consume(10_000, timeout=0.2):
                 error = message.error()
                 if error is None:
-                    found[int(message.partition() or 0)].append(message)
+                    yield message
+                    deadline = monotonic() + PATIENCE_S
                 elif error.code() == KafkaError._PARTITION_EOF:
                     ended.add(int(message.partition() or 0))
                 elif not error.retriable():
                     raise KafkaException(error)
-    return found
 
 
 def comparable(value: bytes) -> dict[str, Any]:

@@ -1,0 +1,127 @@
+"""What more segments cost: a worker on a real broker and the engine alone, with ten segments and with many beside them.
+
+The events match the ten as often in every run, and the others never, so any difference is what their number costs.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from deploy.kafka.broker import Broker
+from tests.bench.documents import write_default_documents, write_documents
+from tests.bench.engine import replay, start_cpu_seconds
+from tests.bench.events import events, sent, write_events
+from tests.bench.loading import measure_loading
+from tests.bench.machine import say
+from tests.bench.stages import new_stage, run_metered
+from tests.kafka.workers import Stage
+
+EVENTS = 300_000
+SIZES = (10, 1_000, 10_000, 100_000)
+RUNS = 3
+DEFAULTS = 3_000  # segments that hold for a customer with nothing known
+DEFAULTS_CUSTOMERS = 200
+DEFAULTS_EVENTS = 20_000
+SMALL: dict[str, Any] = {"total": 2_000, "sizes": (10, 50), "runs": 1, "defaults": 20, "defaults_events": 500}
+COLUMNS = (
+    ("segments", "segments", 0),
+    ("worker_us", "worker µs/event", 1),
+    ("worker_ratio", "to the first", 2),
+    ("engine_us", "engine µs/event", 1),
+    ("engine_ratio", "to the first", 2),
+    ("read_s", "read s", 2),
+    ("compile_s", "compile s", 2),
+    ("definitions_mib", "definitions MiB", 0),
+    ("peak_mib", "worker peak MiB", 0),
+)
+
+
+def measure(
+    total: int = EVENTS,
+    sizes: Sequence[int] = SIZES,
+    runs: int = RUNS,
+    defaults: int = DEFAULTS,
+    defaults_events: int = DEFAULTS_EVENTS,
+) -> dict[str, Any]:
+    """Print the figures as they come, and answer them."""
+    with Broker(heap="1g") as broker, tempfile.TemporaryDirectory(prefix="rollcall-bench-") as name:
+        folder = Path(name)
+        rows = by_number_of_segments(broker, folder, total, sizes, runs)
+        return {
+            "events": total,
+            "runs": runs,
+            "segments": rows,
+            "true_by_default": true_by_default(broker, folder, defaults, defaults_events),
+        }
+
+
+def by_number_of_segments(
+    broker: Broker, folder: Path, total: int, sizes: Sequence[int], runs: int
+) -> list[dict[str, Any]]:
+    """The sizes take turns, so that what else the machine does meanwhile falls on all of them."""
+    filled = new_stage(broker, folder, "filled")
+    filled.send(sent(filled.topics[0], each) for each in events(total))
+    file = folder / "events.ndjson"
+    write_events(file, total)
+    documents = {size: folder / f"segments-{size}.json" for size in sizes}
+    for size, segments in documents.items():
+        write_documents(segments, size - 10)
+    found: dict[int, list[dict[str, float]]] = {size: [] for size in sizes}
+    for number in range(runs):
+        for size, segments in documents.items():
+            stage = new_stage(broker, folder, f"scale-{size}-{number}", topic=filled.topics[0], segments=segments)
+            found[size].append(one_round(stage, file, total))
+    rows = [row(size, documents[size], found[size]) for size in sizes]
+    for each in rows:
+        each["engine_us"] = (each["engine_cpu_s"] - each["engine_start_cpu_s"]) / total * 1e6
+        each |= {f"{who}_ratio": each[f"{who}_us"] / rows[0][f"{who}_us"] for who in ("worker", "engine")}
+    say_rows(rows, total, runs)
+    return rows
+
+
+def one_round(stage: Stage, file: Path, total: int) -> dict[str, float]:
+    run = run_metered(stage, total)
+    return {
+        "worker_us": run.cpu_seconds_to_last / total * 1e6,
+        "engine_cpu_s": replay(stage.segments_file, file, total)["cpu_seconds"],
+        "peak_mib": run.peak_mib,
+        "start_cpu_s": run.start_cpu_seconds,
+    }
+
+
+def row(size: int, segments: Path, rounds: list[dict[str, float]]) -> dict[str, Any]:
+    """The least of each figure: what else the machine does only ever adds."""
+    loading = measure_loading(segments)
+    return {
+        "segments": size,
+        **{name: min(each[name] for each in rounds) for name in rounds[0]},
+        "engine_start_cpu_s": start_cpu_seconds(segments, segments.parent),
+        **{name: getattr(loading, name) for name in loading.__struct_fields__},
+    }
+
+
+def say_rows(rows: list[dict[str, Any]], total: int, runs: int) -> None:
+    print(f"{total:,} events; CPU µs an event, the least of {runs} runs\n")
+    print("| " + " | ".join(title for _, title, _ in COLUMNS) + " |")
+    print("| ---: " * len(COLUMNS) + "|")
+    for each in rows:
+        print("| " + " | ".join(f"{each[name]:,.{digits}f}" for name, _, digits in COLUMNS) + " |", flush=True)
+
+
+def true_by_default(broker: Broker, folder: Path, count: int, total: int) -> dict[str, Any]:
+    """Each new customer enters all of the segments at once; after that an event costs what it did before."""
+    segments = folder / "segments-default.json"
+    write_default_documents(segments, count)
+    stage = new_stage(broker, folder, "default", segments=segments)
+    stage.send(sent(stage.topics[0], each) for each in events(total, customers=DEFAULTS_CUSTOMERS))
+    run = run_metered(stage, total)
+    entered = sum(len(part) for part in stage.read(stage.changes_topic))
+    print()
+    say(f"{count:,} segments true by default: changes of {DEFAULTS_CUSTOMERS} new customers", f"{entered:,}")
+    say("CPU µs a change", f"{run.cpu_seconds_to_last / entered * 1e6:.1f}")
+    say("CPU µs an event once all are known", f"{run.cpu_seconds_of_second_half / (total / 2) * 1e6:.1f}")
+    say("peak memory, MiB", f"{run.peak_mib:,.0f}")
+    return {"segments": count, "events": total, "changes": entered, "run": run}
