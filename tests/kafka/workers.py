@@ -323,6 +323,9 @@ class Stage:
         """All topics, with retention for ever: the events' timestamps are old."""
         self.create_inputs(configs)
         self.create_outputs(configs)
+        self.create_definitions(configs)
+
+    def create_definitions(self, configs: Mapping[str, str] = {}) -> None:
         self._create([self.definitions_topic], {"cleanup.policy": "compact", **configs}, partitions=1)
 
     def create_inputs(self, configs: Mapping[str, str] = {}) -> None:
