@@ -20,7 +20,7 @@ from state.store import StateError, UnreadableStateError
 from streams.backfill import history_from_ms
 from streams.definitions import DefinitionsFollower
 from streams.kafka.changelog import ChangelogBatch, RestoreOptions, restore
-from streams.kafka.errors import ChangelogGone, StreamsError
+from streams.kafka.errors import ChangelogGone, Refused, StreamsError
 from streams.kafka.open_transactions import open_writers
 from streams.kafka.security import Connection
 from streams.kafka.transactions import end_transaction_of
@@ -108,7 +108,14 @@ class Opener:
         """Wait until this worker's definitions are as new as the partition's, and see where a new one begins."""
         if self._follower is None:
             return self._background
-        await self._follower.wait_for(marker.definitions)
+        if self._follower.position < marker.definitions:
+            await self._follower.catch_up()
+        if self._follower.position < marker.definitions:
+            raise Refused(
+                f"topic {self._settings.definitions_topic} ends at offset {self._follower.position}, and the state of "
+                f"partition {number} was made with definitions up to {marker.definitions}: it was probably deleted and "
+                f"created anew. Rebuild the state: `rollcall worker --app-id {self._settings.app_id}-2 …`"
+            )
         if marker.applied:
             return self._background
         begins_ms = await history_from_ms(number, self._settings.topics, self._connection, _now_ms())

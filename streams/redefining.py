@@ -24,6 +24,7 @@ log = structlog.get_logger(__name__)
 SCANNED_CUSTOMERS = 1_000
 READ_AHEAD_BATCHES = 2
 AGAIN_S = 1.0
+LONGEST_PAUSE_S = 30.0
 
 
 class WantedDefinitions(Protocol):
@@ -57,7 +58,7 @@ def whole_standing(partitions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     begins = [each["history_from"] for each in partitions if each["history_from"] is not None]
     return {
         "status": "active" if all(each["stage"] == "active" for each in partitions) else "preparing",
-        "progress": round(progress / max(len(partitions), 1), 3),
+        "progress": round(progress / len(partitions), 3) if partitions else 1.0,
         "history_from": max(begins, default=None),
     }
 
@@ -178,6 +179,7 @@ class Redefining:
 
     async def _fill(self, reader: BackfillReader) -> None:
         """Read ahead; after trouble all over again, as folding an event twice changes nothing."""
+        again_s = AGAIN_S
         while True:
             try:
                 async for batch in reader.batches():
@@ -185,8 +187,9 @@ class Redefining:
                 await self._batches.put(None)
                 return
             except Exception as error:  # noqa: BLE001 - whatever Kafka does meanwhile, reading back begins again
-                log.warning("backfill_again", partition=self._number, error=repr(error), again_in_s=AGAIN_S)
-                await asyncio.sleep(AGAIN_S)
+                log.warning("backfill_again", partition=self._number, error=repr(error), again_in_s=again_s)
+                await asyncio.sleep(again_s)
+                again_s = min(2 * again_s, LONGEST_PAUSE_S)
 
 
 def _version(history: DefinitionHistory, segment_id: str) -> int | None:

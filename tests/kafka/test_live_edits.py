@@ -18,7 +18,7 @@ from conditions.documents import parse_segments
 from streams.kafka.definitions_topic import KafkaDefinitionsLog
 from streams.kafka.security import Connection
 from streams.segments_commands import apply_segments, delete_segment
-from tests.kafka.workers import Feed, NewStage, Sent, Stage, WorkerProcess, until
+from tests.kafka.workers import Feed, NewStage, Sent, Stage, until
 from tests.oracle import replay
 
 pytestmark = pytest.mark.kafka
@@ -114,7 +114,7 @@ def test_random_edits_in_a_running_stream_end_in_the_members_that_the_oracle_fin
     new_stage: NewStage, kills: bool, rounds: int, seed: int
 ) -> None:
     # A small share lets backfills last, so that edits and kills come in their midst.
-    stage = new_stage(topics=2, segments="segments: []\n", backfill_share="0.05", batch_records="100")
+    stage = new_stage(topics=2, segments="segments: []\n", backfill_share="0.005", batch_records="100")
     stage.settings["segments"] = ""
     chance, editor, feed = random.Random(seed), Editor(stage, seed), Feed(stage.topics, seed=seed)
     stage.send(one_topic_a_customer(stage, feed.records(HISTORY)))
@@ -124,7 +124,7 @@ def test_random_edits_in_a_running_stream_end_in_the_members_that_the_oracle_fin
         stage.send(one_topic_a_customer(stage, feed.records(RECORDS_A_ROUND)))
         editor.edit()
         if kills:
-            kill_at_a_random_instant(chance, chance.choice(workers))
+            kill_one(stage, chance)
     stage.send(one_topic_a_customer(stage, feed.records(RECORDS_A_ROUND)))
     stage.wait_applied()
     stage.wait_settled(*workers)
@@ -138,9 +138,17 @@ def test_random_edits_in_a_running_stream_end_in_the_members_that_the_oracle_fin
         assert b'"definitions_resumed"' in logs, "no kill has hit a change in its midst"
 
 
-def kill_at_a_random_instant(chance: random.Random, worker: WorkerProcess) -> None:
-    instant_s = monotonic() + chance.choice((0.0, 0.3, 1.0, 3.0)) * chance.random()
+def kill_one(stage: Stage, chance: random.Random) -> None:
+    """At a random instant; mostly of one that is in the midst of a change."""
+    aims, workers, end = chance.random() < 0.7, stage.workers, stage.definitions_end()
+    if aims:
+        until(
+            lambda: any(each.is_redefining() or each.has_settled(end) for each in workers), "a worker takes the change"
+        )
+    instant_s = monotonic() + chance.choice((0.0, 0.2, 1.0)) * chance.random()
     until(lambda: monotonic() > instant_s, "the instant comes")
+    able = [each for each in workers if each.is_redefining()] if aims else []
+    worker = chance.choice(able or workers)
     worker.kill()
     worker.restart()
 

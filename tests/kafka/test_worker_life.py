@@ -125,6 +125,19 @@ def test_a_missing_definitions_topic_is_refused_with_the_command_that_makes_it(n
     assert f"rollcall: topic {stage.definitions_topic} does not exist: `rollcall topics create" in worker.log()
 
 
+def test_a_definitions_topic_made_anew_is_refused(new_stage: NewStage) -> None:
+    stage = new_stage()
+    stage.send(Feed(stage.topics, seed=28).records(300))
+    worker = stage.start("worker")
+    stage.wait_applied()
+    assert worker.stop() == 0, worker.log_tail()
+    stage.delete_topics(stage.definitions_topic)
+    stage.create_definitions()
+    worker.restart(segments="")
+    assert worker.exit_code() == 1
+    assert "it was probably deleted and created anew. Rebuild the state" in worker.log()
+
+
 def test_state_of_a_worker_with_fixed_segments_is_refused_with_the_command_that_rebuilds(new_stage: NewStage) -> None:
     stage = new_stage()
     feed = Feed(stage.topics, seed=27)

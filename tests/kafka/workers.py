@@ -269,8 +269,16 @@ class WorkerProcess:
         status, listing = self.get("/api/segments")
         if status != 200 or json.loads(listing)["position"] < position or not self.is_ready():
             return False
-        waiting = [line for line in self.get("/metrics")[1].splitlines() if line.startswith(WAITING_METRIC)]
-        return bool(waiting) and all(line.endswith(" 0.0") for line in waiting)
+        waiting = self._waiting()
+        return bool(waiting) and not any(waiting)
+
+    def is_redefining(self) -> bool:
+        """Whether one of its partitions is in the midst of taking changed definitions."""
+        return any(self._waiting())
+
+    def _waiting(self) -> list[bool]:
+        lines = self.get("/metrics")[1].splitlines()
+        return [line.endswith(" 1.0") for line in lines if line.startswith(WAITING_METRIC)]
 
     def wait_ready(self) -> None:
         until(self.is_ready, f"{self.folder.name} is ready; its log is {self.log_file}")
@@ -420,11 +428,16 @@ class Stage:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    def wait_settled(self, *workers: WorkerProcess) -> None:
-        """Until these workers have in force, for every customer, what the definitions topic says by now."""
+    def definitions_end(self) -> int:
+        """Where the definitions topic ends by now."""
         options = {"bootstrap.servers": self.bootstrap_servers, "group.id": "watermarks"}
         with closing(Consumer(options)) as consumer:
             _, end = consumer.get_watermark_offsets(TopicPartition(self.definitions_topic, 0), timeout=PATIENCE_S)
+        return int(end)
+
+    def wait_settled(self, *workers: WorkerProcess) -> None:
+        """Until these workers have in force, for every customer, what the definitions topic says by now."""
+        end = self.definitions_end()
         for worker in workers:
             until(lambda worker=worker: worker.has_settled(end), f"{worker.folder.name} has the last definitions")  # type: ignore[misc]  # a lambda's default
 

@@ -258,3 +258,29 @@ def test_discarding_compiles_definitions_anew_only_where_they_have_changed() -> 
     begin(engine, 2, None)
     engine.discard()
     assert [*engine.definitions.segments] == ["visited"]
+
+
+@pytest.mark.parametrize(
+    ("condition", "name", "stage"),
+    [
+        ({"at_least": 2, "within": "1h"}, "Renamed", None),
+        ({"at_least": 1, "within": "30m"}, "Visited", "scan"),
+        ({"at_least": 3, "within": "1h"}, "Visited", "backfill"),
+        ({"at_least": 2, "within": "2h"}, "Visited", "backfill"),
+        ({"at_least": 2, "within": "1h", "screen": "home"}, "Visited", "backfill"),
+    ],
+)
+def test_only_what_is_not_kept_well_enough_is_read_back(
+    condition: dict[str, object], name: str, stage: str | None
+) -> None:
+    kept = {"kind": "app_screen", "screen": "cart", "at_least": 2, "within": "1h"}
+    [before] = parse_segments({"segments": [VISITED | {"conditions": [kept]}]})
+    [after] = parse_segments({"segments": [VISITED | {"name": name, "conditions": [kept | condition]}]})
+    engine = LiveEngine(MemoryStore())
+    begin(engine, 1, before)
+    screen = {"event_id": "1", "type": "app.screen", "customer_id": "ann", "properties": {"screen": "cart"}}
+    engine.run([record(screen, 0)], 0)
+
+    begin(engine, 2, after)
+
+    assert (None if engine.redefinition is None else engine.redefinition.stage) == stage
