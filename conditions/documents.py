@@ -17,6 +17,7 @@ import msgspec
 import xxhash
 from msgspec import Meta, inspect
 
+from conditions.exact_numbers import exact_number
 from conditions.kinds import IDENTIFIER, KINDS, Comparison, Condition, Problem
 from conditions.wording import describe, did_you_mean, expectation, shorten
 
@@ -233,6 +234,9 @@ def _read_segment(value: Any, path: str, errors: _Errors, is_unicode: bool) -> S
 
 
 def _is_sound(condition: Condition) -> bool:
+    amounts = getattr(condition, "min", None), getattr(condition, "max", None)
+    if any(isinstance(each, Decimal) for each in amounts):
+        return False  # perhaps a double tells as much
     return all(map(_is_plain, _values(condition))) and next(condition.problems(), None) is None
 
 
@@ -356,6 +360,14 @@ def _report_unknown(value: dict[Any, Any], record: type[msgspec.Struct], path: s
     return not unknown
 
 
+def _shortest(value: Any) -> Any:
+    """A double for a Decimal of which it tells every digit but zeros at the end, as reading the text would give."""
+    if not isinstance(value, Decimal) or not value.is_finite():
+        return value
+    shortest = exact_number(str(value))
+    return value if shortest in {math.inf, -math.inf} else shortest
+
+
 def _read_field(value: Any, field: _Field, path: str, errors: _Errors, depth: int) -> Any:
     if field.items:
         return _read_list(value, field, path, errors, depth)
@@ -364,7 +376,7 @@ def _read_field(value: Any, field: _Field, path: str, errors: _Errors, depth: in
     if field.is_identifier:
         value = _identifier(value)
     try:
-        return msgspec.convert(value, field.type, builtin_types=(Decimal,))
+        return msgspec.convert(_shortest(value), field.type, builtin_types=(Decimal,))
     except msgspec.ValidationError:
         _, bare = _unwrap(field.info)
         hint = did_you_mean(value, bare.values) if isinstance(bare, inspect.LiteralType) else ""  # type: ignore[arg-type]  # all are strings here

@@ -5,9 +5,8 @@ The next batch is computed while one commits: it must see what that one decided,
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
-
-from sortedcontainers import SortedSet
 
 from state.store import Store, WriteSet
 
@@ -22,8 +21,9 @@ class Overlay:
         self._staged: list[WriteSet] = []
         self._laid = 0  # how many of the staged sets the fields below hold; the rest waits until somebody reads
         self._records: dict[bytes, bytes | None] = {}
-        self._added: SortedSet[Deadline] = SortedSet()
+        self._added: set[Deadline] = set()
         self._removed: set[Deadline] = set()
+        self._in_order: list[Deadline] = []  # the added ones
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """The records of these keys, in their order; None for a key that has none."""
@@ -51,7 +51,9 @@ class Overlay:
         self._lay_staged()
         stored = self.store.due(until_ms, most + len(self._removed))
         found = {deadline for deadline in stored if deadline not in self._removed}
-        found.update(self._added.irange(maximum=(until_ms, b"\xff" * 2)))
+        if len(self._in_order) != len(self._added):
+            self._in_order = sorted(self._added)
+        found.update(self._in_order[: bisect_left(self._in_order, (until_ms + 1, b""))])
         return sorted(found)[:most]
 
     def stage(self, writes: WriteSet) -> None:
@@ -78,18 +80,18 @@ class Overlay:
             self._laid = 0
             self._records.clear()
             self._added.clear()
+            self._in_order.clear()
             self._removed.clear()
 
     def _lay_staged(self) -> None:
         for writes in self._staged[self._laid :]:
             self._lay(writes)
+            self._in_order = []
         self._laid = len(self._staged)
 
     def _lay(self, writes: WriteSet) -> None:
         self._records.update(writes.customers)
-        for deadline in writes.removed_deadlines:
-            self._added.discard(deadline)
-            self._removed.add(deadline)
-        for deadline in writes.added_deadlines:
-            self._removed.discard(deadline)
-            self._added.add(deadline)
+        self._added.difference_update(writes.removed_deadlines)
+        self._removed.update(writes.removed_deadlines)
+        self._removed.difference_update(writes.added_deadlines)
+        self._added.update(writes.added_deadlines)

@@ -18,7 +18,7 @@ from state.rocksdb_store import RocksdbStore
 from streams.answers import PartitionAnswers
 from streams.changes_reader import ChangesReader
 from streams.kafka.errors import StreamsError
-from streams.polling import LogEnd
+from streams.polling import Fetched, LogEnd
 from streams.redefining import Background, Redefining, WantedDefinitions
 from streams.settings import Settings
 
@@ -27,7 +27,7 @@ FEWEST_DEADLINES = 50  # of one partition
 ORDERED_DEADLINES = 1_000  # of one partition whose batches are cut at deadlines
 BUFFERED_BATCHES = 3  # of each topic, after which it is not fetched for a while
 
-Buffered = tuple[int, Event | Rejected]  # the record's timestamp, by which topics are merged
+Buffered = tuple[int, int | None, Fetched]  # where it stands in the merged order, and the record with its timestamp
 
 
 class RecordsMissing(StreamsError):
@@ -42,24 +42,33 @@ class Buffer:
 
     def __init__(self, topic: str, number: int) -> None:
         self.place = TP(topic, number)
-        self.decode: RecordDecoder = record_decoder(topic, number)
+        self._decode: RecordDecoder = record_decoder(topic, number)
         self.records: deque[Buffered] = deque()
         self.received = 0
         self._newest = -1
 
-    def add(self, records: Iterable[Any], applied: int, now_ms: int | None) -> None:
-        """Decode what was neither applied nor received yet. With `now_ms`, one from the future counts as of now."""
+    def add(self, records: Iterable[Fetched], applied: int, now_ms: int | None) -> None:
+        """Take what was neither applied nor received yet. With `now_ms`, one from the future counts as of now."""
         newest = max(self._newest, applied)
+        latest_ms = LAST_INSTANT_MS if now_ms is None else now_ms
         for record in records:
             self.received += 1
             if record.offset <= newest:
                 continue
             newest = record.offset
             timestamp_ms = record.timestamp
-            if timestamp_ms is not None:
-                timestamp_ms = min(timestamp_ms, LAST_INSTANT_MS if now_ms is None else now_ms)
-            self.records.append((timestamp_ms or 0, self.decode(record.value, record.key, timestamp_ms, record.offset)))
+            if timestamp_ms is not None and timestamp_ms > latest_ms:
+                timestamp_ms = latest_ms
+            self.records.append((timestamp_ms or 0, timestamp_ms, record))
         self._newest = newest
+
+    def decoded(self, buffered: Buffered) -> Event | Rejected:
+        """Only when it is its turn: events that wait would push the customers out of the processor's cache."""
+        _, timestamp_ms, record = buffered
+        return self._decode(record.value, record.key, timestamp_ms, record.offset)
+
+
+Taken = tuple[Buffer, Buffered]
 
 
 class Partition:
@@ -134,7 +143,7 @@ class Partition:
         self.engine.commit()
         self.answers.committed(result)
 
-    def receive(self, topic: str, records: Iterable[Any], before: int, now_ms: int) -> None:
+    def receive(self, topic: str, records: Iterable[Fetched], before: int, now_ms: int) -> None:
         """Take fetched records of one topic, in their order, the first `before` having come already.
 
         Raises RecordsMissing where they have not.
@@ -174,13 +183,14 @@ class Partition:
         if self._wall_clock:
             self.engine.take_deadlines(max(FEWEST_DEADLINES, MOST_DEADLINES // partitions))
         at_end = {topic: self._reached(buffer, ends) for topic, buffer in self.buffers.items()}
-        records = self._merged(at_end)
+        taken = self._merged(at_end)
+        records = [buffer.decoded(buffered) for buffer, buffered in taken]
         clock_ms = self._clock_target(at_end, ends)
         if not records and not self.engine.tick(max(clock_ms, self.engine.marker.clock_ms)):
             return None
         self._pace.note_live_work()
         result = self.engine.run(records, now_ms, clock_ms)
-        self._give_back(records[result.consumed :])
+        self._give_back(taken[result.consumed :])
         return result
 
     def _reached(self, buffer: Buffer, ends: dict[TP, LogEnd]) -> bool:
@@ -196,7 +206,7 @@ class Partition:
             return 0
         return min(ends[buffer.place].asked_ms for buffer in self.buffers.values()) - self._grace_ms
 
-    def _merged(self, at_end: dict[str, bool]) -> list[Event | Rejected]:
+    def _merged(self, at_end: dict[str, bool]) -> list[Taken]:
         """Buffered records by timestamp, as far as no other topic can still bring an earlier one."""
         waiting = [topic for topic, buffer in self.buffers.items() if not buffer.records and not at_end[topic]]
         filled = [(buffer.records[0][0], order) for order, buffer in enumerate(self.buffers.values()) if buffer.records]
@@ -204,18 +214,16 @@ class Partition:
             return []
         buffers = list(self.buffers.values())
         if len(filled) == 1:
-            only = buffers[filled[0][1]].records
-            return [only.popleft()[1] for _ in range(min(len(only), self._batch_records))]
+            only = buffers[filled[0][1]]
+            return [(only, only.records.popleft()) for _ in range(min(len(only.records), self._batch_records))]
         return self._merge(filled, buffers, at_end)
 
-    def _merge(
-        self, heads: list[tuple[int, int]], buffers: list[Buffer], at_end: dict[str, bool]
-    ) -> list[Event | Rejected]:
-        merged: list[Event | Rejected] = []
+    def _merge(self, heads: list[tuple[int, int]], buffers: list[Buffer], at_end: dict[str, bool]) -> list[Taken]:
+        merged: list[Taken] = []
         heapify(heads)
         while heads and len(merged) < self._batch_records:
             buffer = buffers[heads[0][1]]
-            merged.append(buffer.records.popleft()[1])
+            merged.append((buffer, buffer.records.popleft()))
             if buffer.records:
                 heapreplace(heads, (buffer.records[0][0], heads[0][1]))
             elif at_end[buffer.place.topic]:
@@ -224,8 +232,7 @@ class Partition:
                 break
         return merged
 
-    def _give_back(self, records: list[Event | Rejected]) -> None:
+    def _give_back(self, taken: list[Taken]) -> None:
         """Put records that did not fit the batch back where they came from."""
-        for record in reversed(records):
-            timestamp_ms = record.record_time_ms if isinstance(record, Event) else 0
-            self.buffers[record.topic or ""].records.appendleft((timestamp_ms, record))
+        for buffer, buffered in reversed(taken):
+            buffer.records.appendleft(buffered)

@@ -107,7 +107,7 @@ class Fetched(msgspec.Struct, gc=False):
     """What is of use of a record. aiokafka's own costs as much to make as its event to decode."""
 
     offset: int
-    timestamp: int
+    timestamp: int | None
     key: bytes | None
     value: bytes | None
 

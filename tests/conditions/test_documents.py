@@ -122,6 +122,12 @@ def test_amounts_keep_every_digit_that_was_written() -> None:
     assert condition_of(kind="spend", min=1, max=2.5) == Spend(min=1, max=2.5)
 
 
+def test_a_decimal_amount_is_a_double_where_that_tells_all_but_zeros_at_the_end() -> None:
+    condition = condition_of(kind="spend", min=Decimal("0.001130"), max=Decimal("123456789012.123450"))
+    assert (type(condition.min), condition.min) == (float, 0.00113)
+    assert condition.max == Decimal("123456789012.12345")
+
+
 def test_decimals_in_values_compare_as_doubles() -> None:
     condition = condition_of(kind="customer", attribute="a", operator="in", value=[Decimal("1.5"), {"b": Decimal(2)}])
     assert condition.value == [1.5, {"b": 2.0}]
