@@ -342,7 +342,8 @@ async def _started(connection: Connection, transactional_id: str, options: Produ
             await producer.start()
     except BaseException as error:
         await producer.abandon()
-        if not isinstance(error, kafka.KafkaError | TimeoutError):
+        # aiokafka asserts that it knows a broker, and a broker that is overloaded may for a moment tell of none.
+        if not isinstance(error, kafka.KafkaError | TimeoutError | AssertionError):
             raise
         raise _start_error(error, connection, transactional_id, options) from error
     return producer
@@ -359,7 +360,7 @@ def _start_error(
             f"{what}: transaction_timeout_ms={options.transaction_timeout_ms} is over the broker's "
             "transaction.max.timeout.ms; lower the one or raise the other"
         )
-    if isinstance(error, kafka.KafkaConnectionError | TimeoutError):
+    if isinstance(error, kafka.KafkaConnectionError | TimeoutError | AssertionError):
         return Unreachable(connection.bootstrap_servers, what, options.start_timeout_ms)
     return Refused(f"{what}: {type(error).__name__}: {error}")
 

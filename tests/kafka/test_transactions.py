@@ -13,6 +13,7 @@ import pytest
 import pytest_asyncio
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.client import AIOKafkaClient
 
 from deploy.kafka.broker import Broker
 from streams.kafka.errors import CommitFailed, CommitUnknown, Fenced, RecordTooLarge, Refused, Unreachable
@@ -451,6 +452,14 @@ async def test_no_broker_is_said_with_address_and_settings() -> None:
     with pytest.raises(Unreachable, match=r"127\.0\.0\.1:1.*bootstrap_servers"):
         await producer.start()
     await producer.stop()
+
+
+async def test_a_cluster_that_tells_of_no_broker_for_a_moment_counts_as_unreachable(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(AIOKafkaClient, "get_random_node", lambda client: None)
+    with pytest.raises(Unreachable):
+        await FencedProducer(connection, "nobody-there").start()
 
 
 async def test_a_transaction_timeout_the_broker_does_not_allow_is_named(connection: Connection) -> None:
