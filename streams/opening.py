@@ -96,12 +96,16 @@ class Opener:
             background = await self._prepared(number, read_marker(store) or Marker())
         except BaseException:
             store.close()
+            if held is not None:
+                held.close()
             raise
         checkpoint = read_checkpoint(store)
         lineage = checkpoint.lineage if checkpoint is not None else uuid4().hex
         if held is not None and held.store is store:
             held.reset(epoch, lineage)
             return held
+        if held is not None:
+            held.close()  # its state was moved aside, and what goes on in the background works for that
         return Partition(number, epoch, lineage, store, self._settings, background, self.definitions)
 
     async def _prepared(self, number: int, marker: Marker) -> Background:

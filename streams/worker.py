@@ -393,7 +393,7 @@ class Worker:
             if isinstance(end, Partition):
                 self._partitions[number] = end
             elif opening.held is not None:
-                opening.held.store.close()  # an opening that was cancelled before its first step has not
+                opening.held.close()  # an opening that was cancelled before its first step has not
 
     async def _close(self) -> None:
         self._fetcher.close_partitions()
