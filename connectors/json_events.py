@@ -66,6 +66,10 @@ _ODD = (
     orjson.JSONDecodeError,
 )
 
+# Nesting takes brackets: what has no more of them is read whatever else is on the stack.
+MAX_PLAIN_BRACKETS = 500
+PLAIN_BYTES = 2 * MAX_PLAIN_BRACKETS
+
 RecordDecoder = Callable[[bytes | None, bytes | None, int | None, int], Event | Rejected]
 LineDecoder = Callable[[Line, int], Event | Rejected]
 
@@ -130,6 +134,8 @@ def _quick_event(
     value: bytes, key: bytes | None, record_time_ms: int | None, offset: int, topic: str | None, partition: int
 ) -> Event:
     """The event of a record as nearly all are written. Raises one of _ODD for any other."""
+    if len(value) > PLAIN_BYTES:
+        _require_plain(value)
     envelope = decode_envelope(value)
     if not value.isascii():
         value.decode()  # what msgspec passes over it does not check
@@ -148,6 +154,12 @@ def _quick_event(
     return Event(
         envelope.event_id, kind, customer_id, time_ms, record_time_ms, offset, envelope, payload, topic, partition
     )
+
+
+def _require_plain(value: bytes) -> None:
+    """Refuse what is too large, or perhaps nested so deeply that its properties cannot be read later on."""
+    if len(value) > MAX_VALUE_BYTES or value.count(b"[") + value.count(b"{") > MAX_PLAIN_BRACKETS:
+        raise OddEvent
 
 
 def _event(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Protocol
 
 from state.customers import Customer, add_spilled, customer_key, decode_customer, spill_key
@@ -55,9 +56,9 @@ class CustomerCache:
         """Give up who was not used for long. Called between batches: no customer may be in work."""
         if len(self._young) * 2 > self._capacity:
             self._old, self._young = self._young, {}
-            surplus = len(self._old) - self._capacity
-            for customer_id in list(self._old)[: max(0, surplus)]:
-                del self._old[customer_id]
+        surplus = max(0, len(self._young) + len(self._old) - self._capacity)
+        for customer_id in tuple(islice(self._old, surplus)):
+            del self._old[customer_id]
 
     def clear(self) -> None:
         """Forget all: what is in memory may be ahead of what was committed."""

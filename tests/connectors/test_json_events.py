@@ -440,6 +440,7 @@ def test_the_key_is_the_customer_in_utf8(customer_id: object, key: bytes) -> Non
     [
         (None, 0, "not_json", ""),
         (b"x" * (MAX_VALUE_BYTES + 1), 0, "too_large", ""),
+        (orjson.dumps(record(filler="x" * MAX_VALUE_BYTES)), 0, "too_large", ""),
         (orjson.dumps(record(time=...)), None, "missing", "time"),
         (orjson.dumps(record(time=None)), -1, "missing", "time"),
         (orjson.dumps(record(time=...)), 10**15, "bad_time", "time"),
@@ -470,6 +471,23 @@ def test_attributes_are_nested_at_most_a_hundred_levels(opening: str, closing: s
     else:
         outcome = rejected(value.encode())
         assert (outcome.code, outcome.path) == ("out_of_range", "properties.attributes.deep")
+
+
+@pytest.mark.parametrize("depth", [*range(400, 520, 20), *range(930, 1030, 3)])
+def test_properties_of_an_event_can_be_read_however_deeply_they_are_nested(depth: int) -> None:
+    nested = "[" * depth + "1e999" + "]" * depth
+    value = f'{{"event_id":"e","type":"x","customer_id":"c","time":0,"properties":{{"a":{nested}}}}}'
+    outcome = decode_line(value.encode(), 0)
+    if isinstance(outcome, Event):
+        assert_read_below(outcome, 40)
+
+
+def assert_read_below(event: Event, frames: int) -> None:
+    """That the properties can be read with so many calls more on the stack."""
+    if frames:
+        assert_read_below(event, frames - 1)
+    else:
+        assert list(event.read_properties()) == ["a"]
 
 
 def test_deep_nesting_beside_a_large_integer_is_an_event_or_rejected() -> None:
