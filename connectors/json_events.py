@@ -7,7 +7,7 @@ Whatever the bytes, decoding gives an Event or a Rejected and never raises. A re
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -31,12 +31,7 @@ from connectors.payloads import (
     shorten,
     wrong_type,
 )
-from connectors.typed_events import (
-    OddEvent,
-    decode_envelope,
-    load_json,
-    quick_payload,
-)
+from connectors.typed_events import Envelope, OddEvent, decode_envelope, load_json, payload_maker
 
 CODES = frozenset(
     (
@@ -70,56 +65,90 @@ _ODD = (
 MAX_PLAIN_BRACKETS = 500
 PLAIN_BYTES = 2 * MAX_PLAIN_BRACKETS
 
-RecordDecoder = Callable[[bytes | None, bytes | None, int | None, int], Event | Rejected]
-LineDecoder = Callable[[Line, int], Event | Rejected]
+# A record's value, key, timestamp in ms (None or negative where it has none), and offset.
+Encoded = tuple[bytes | None, bytes | None, int | None, int]
 
 
-def record_decoder(topic: str, partition: int) -> RecordDecoder:
-    """A decoder for the Kafka records of one partition: `decode(value, key, record_time_ms, offset)`.
-
-    `record_time_ms` is the record's timestamp, None or negative where it has none. The key must be the customer id
-    in UTF-8.
-    """
-
-    def decode(value: bytes | None, key: bytes | None, record_time_ms: int | None, offset: int) -> Event | Rejected:
-        if key is not None and value is not None and record_time_ms is not None and 0 <= record_time_ms <= MAX_TIME_MS:
-            try:
-                return _quick_event(value, key, record_time_ms, offset, topic, partition)
-            except _ODD:
-                pass
-        return decode_with_care(value, key, record_time_ms, offset)
-
-    def decode_with_care(
-        value: bytes | None, key: bytes | None, record_time_ms: int | None, offset: int
-    ) -> Event | Rejected:
+def decode_records(records: Iterable[Encoded], topic: str, partition: int) -> list[Event | Rejected]:
+    """The events of Kafka records of one partition, in their order. A key must be the customer id in UTF-8."""
+    decoded: list[Event | Rejected] = []
+    for value, key, record_time_ms, offset in records:
         try:
-            if key is None or value is None or len(value) > MAX_VALUE_BYTES:
-                raise _unreadable(key, value)
-            if record_time_ms is not None and record_time_ms < 0:
-                record_time_ms = None
-            return _event(load_json(value), key, record_time_ms, offset, topic, partition)
-        except (FieldError, InexactNumberError, orjson.JSONDecodeError) as problem:
-            return _settle(problem, value, key, record_time_ms, offset, topic, partition)
+            if key is None or value is None or record_time_ms is None or not 0 <= record_time_ms <= MAX_TIME_MS:
+                raise OddEvent
+            read = _read(value)
+            customer_id, kind, moment = read.customer_id, read.type, read.time
+            if customer_id.encode() != key:
+                raise OddEvent
+            time_ms = record_time_ms if moment is None else min(parse_time(moment), record_time_ms)
+            payload = payload_maker(kind)(read)
+            event = Event(
+                read.event_id, kind, customer_id, time_ms, record_time_ms, offset, read, payload, topic, partition
+            )
+        except _ODD:
+            decoded.append(_record_with_care(value, key, record_time_ms, offset, topic, partition))
+        else:
+            decoded.append(event)
+    return decoded
 
-    return decode
+
+def decode_record(
+    value: bytes | None, key: bytes | None, record_time_ms: int | None, offset: int, topic: str, partition: int
+) -> Event | Rejected:
+    """The event of one Kafka record, see `decode_records`."""
+    return decode_records([(value, key, record_time_ms, offset)], topic, partition)[0]
 
 
-def line_decoder() -> LineDecoder:
-    """A decoder for the lines of an event file: `decode(line, offset)`, where `offset` counts lines from 0.
+def _record_with_care(
+    value: bytes | None, key: bytes | None, record_time_ms: int | None, offset: int, topic: str, partition: int
+) -> Event | Rejected:
+    """The slow reading of a record, which finds out all."""
+    try:
+        if key is None or value is None or len(value) > MAX_VALUE_BYTES:
+            raise _unreadable(key, value)
+        if record_time_ms is not None and record_time_ms < 0:
+            record_time_ms = None
+        return _event(load_json(value), key, record_time_ms, offset, topic, partition)
+    except (FieldError, InexactNumberError, orjson.JSONDecodeError) as problem:
+        return _settle(problem, value, key, record_time_ms, offset, topic, partition)
+
+
+def decode_lines(lines: Iterable[Line], offsets: Iterable[int]) -> list[Event | Rejected]:
+    """The events of lines of an event file, in their order; an offset counts lines from 0.
 
     Lines have no key. The record's timestamp is the line's `received_at`, else its `time`.
     """
-
-    def decode(line: Line, offset: int) -> Event | Rejected:
-        if isinstance(line, OversizeLine):
-            message = _too_large(line.size)
-            return RejectedLine("too_large", "", message, None, line.beginning, offset, None, 0, line.size, line.sha256)
+    decoded: list[Event | Rejected] = []
+    for line, offset in zip(lines, offsets, strict=True):
         try:
-            return _quick_event(line, None, None, offset, None, 0)
+            if type(line) is not bytes:
+                raise OddEvent
+            read = _read(line)
+            kind, moment, received_at = read.type, read.time, read.received_at
+            if received_at is None:
+                time_ms = record_time_ms = parse_time(moment)
+            else:
+                record_time_ms = parse_time(received_at)
+                time_ms = record_time_ms if moment is None else min(parse_time(moment), record_time_ms)
+            payload = payload_maker(kind)(read)
+            event = Event(read.event_id, kind, read.customer_id, time_ms, record_time_ms, offset, read, payload)
         except _ODD:
-            return decode_line_with_care(line, offset)
+            decoded.append(_line_with_care(line, offset))
+        else:
+            decoded.append(event)
+    return decoded
 
-    return decode
+
+def decode_line(line: Line, offset: int) -> Event | Rejected:
+    """The event of one line, see `decode_lines`."""
+    return decode_lines([line], [offset])[0]
+
+
+def _line_with_care(line: Line, offset: int) -> Event | Rejected:
+    if isinstance(line, OversizeLine):
+        message = _too_large(line.size)
+        return RejectedLine("too_large", "", message, None, line.beginning, offset, None, 0, line.size, line.sha256)
+    return decode_line_with_care(line, offset)
 
 
 def decode_line_with_care(line: bytes, offset: int) -> Event | Rejected:
@@ -130,30 +159,15 @@ def decode_line_with_care(line: bytes, offset: int) -> Event | Rejected:
         return _settle(problem, line, None, None, offset, None, 0)
 
 
-def _quick_event(
-    value: bytes, key: bytes | None, record_time_ms: int | None, offset: int, topic: str | None, partition: int
-) -> Event:
-    """The event of a record as nearly all are written. Raises one of _ODD for any other."""
+def _read(value: bytes) -> Envelope:
+    """A record as nearly all are written. Raises one of _ODD for any other."""
     if len(value) > PLAIN_BYTES:
         _require_plain(value)
     envelope = decode_envelope(value)
     if not value.isascii():
         value.decode()  # what msgspec passes over it does not check
-    customer_id = envelope.customer_id
-    if key is not None and customer_id.encode() != key:
-        raise OddEvent
-    moment = envelope.time
-    if record_time_ms is None:
-        record_time_ms = parse_time(moment if envelope.received_at is None else envelope.received_at)
-        time_ms = record_time_ms if envelope.received_at is None or moment is None else parse_time(moment)
-    else:
-        time_ms = record_time_ms if moment is None else parse_time(moment)
-    time_ms = min(time_ms, record_time_ms)
-    kind = envelope.type
-    payload = quick_payload(kind)(envelope.properties)
-    return Event(
-        envelope.event_id, kind, customer_id, time_ms, record_time_ms, offset, envelope, payload, topic, partition
-    )
+    envelope.value = value
+    return envelope
 
 
 def _require_plain(value: bytes) -> None:

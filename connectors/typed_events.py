@@ -39,30 +39,54 @@ from connectors.payloads import (
 _CACHED_TYPES = 4_096
 _LEAST_INTEGER, _FIRST_ABOVE, _LONGEST_INTEGER = -(1 << 63), 1 << 64, 20  # what orjson reads as integers
 
-QuickPayload = Callable[[msgspec.Raw], Payload]
-
 
 class OddEvent(Exception):
     """Not for the quick reading."""
 
 
-class Envelope(msgspec.Struct, gc=False):
-    """An event as it is written, its properties still encoded."""
+class _Item(msgspec.Struct, gc=False):
+    product_id: str
+    category: str | list[str] | None = None
+    price: float | None = None
+    quantity: float | None = None
+
+
+class _Properties(msgspec.Struct, gc=False):
+    """The properties that any built-in type reads, so that an event is one decoding, whatever its type."""
+
+    url: str | None = None
+    referrer: str | None = None
+    campaign_id: str | None = None
+    location_id: str | None = None
+    beacon_id: str | None = None
+    screen: str | None = None
+    order_id: str | None = None
+    total: float | None = None
+    currency: str | None = None
+    items: list[_Item | None] | None = None
+
+
+class Envelope(msgspec.Struct, gc=False, kw_only=True):
+    """An event as it is written."""
 
     event_id: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_EVENT_ID_CHARACTERS)]
     type: str
     customer_id: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_CUSTOMER_ID_CHARACTERS)]
     time: str | int | None = None
     received_at: str | int | None = None
-    properties: msgspec.Raw = msgspec.Raw(b"{}")
+    properties: _Properties
+    value: bytes = msgspec.field(default=b"", name="(the record, which is laid here)")
 
     def read(self) -> dict[str, Any]:
-        """The properties, decoded."""
-        properties: dict[str, Any] = load_json(bytes(self.properties))
+        """All properties, decoded."""
+        properties: dict[str, Any] = load_json(self.value)["properties"]
         return properties
 
 
 decode_envelope = msgspec.json.Decoder(Envelope).decode
+
+# What makes the payload of an event of one type. Raises OddEvent for properties that are not for the quick reading.
+PayloadMaker = Callable[[Envelope], Payload]
 
 
 def load_json(value: bytes) -> Any:
@@ -87,72 +111,60 @@ def _integer_or_double(text: str) -> int | float:
     return number if _LEAST_INTEGER <= number < _FIRST_ABOVE else float(text)
 
 
-def quick_payload(kind: str) -> QuickPayload:
-    """What reads the encoded properties of events of this type. Raises FieldError for a bad type.
-
-    It raises OddEvent, FieldError or one of msgspec's errors for properties that are not for the quick reading.
-    """
-    try:
-        return _readers[kind]
-    except KeyError:
-        return _remember_type(kind)
+def payload_maker(kind: str) -> PayloadMaker:
+    """What makes the payloads of events of this type. Raises FieldError for a bad type."""
+    maker = _makers.get(kind)
+    return _remember_type(kind) if maker is None else maker
 
 
-def _remember_type(kind: str) -> QuickPayload:
+def _remember_type(kind: str) -> PayloadMaker:
     payload_parser(kind)
-    if len(_readers) >= _CACHED_TYPES:
-        _readers.clear()
-        _readers.update(_BUILT_IN)
-    reader = _readers[kind] = _decode_message if is_message(kind) else _nothing
-    return reader
-
-
-class _Object(msgspec.Struct, gc=False):
-    """Any JSON object."""
-
-
-class _Page(msgspec.Struct, gc=False):
-    url: str
-    referrer: str | None = None
-
-
-class _Item(msgspec.Struct, gc=False):
-    product_id: str
-    category: str | list[str] | None = None
-    price: float | None = None
-    quantity: float | None = None
-
-
-class _Order(msgspec.Struct, gc=False):
-    order_id: str
-    total: float
-    currency: str | None = None
-    items: list[_Item | None] | None = None
+    if len(_makers) >= _CACHED_TYPES:
+        _makers.clear()
+        _makers.update(_BUILT_IN)
+    maker = _makers[kind] = _message if is_message(kind) else _nothing
+    return maker
 
 
 _check_grammar = msgspec.json.Decoder(msgspec.Raw).decode
-_decode_object = msgspec.json.Decoder(_Object).decode
-_decode_page = msgspec.json.Decoder(_Page).decode
-_decode_order = msgspec.json.Decoder(_Order).decode
-_decode_message = msgspec.json.Decoder(Message).decode
 
 
-def _nothing(encoded: msgspec.Raw) -> None:
-    _decode_object(encoded)
+def _nothing(_read: Envelope) -> None:
+    return None
 
 
-def _page_visit(encoded: msgspec.Raw) -> PageVisit:
-    page = _decode_page(encoded)
-    url = parse_url(page.url)
+def _page_visit(read: Envelope) -> PageVisit:
+    url = parse_url(_required(read.properties.url))
     if url is None:
         raise OddEvent
-    return PageVisit(url) if page.referrer is None else PageVisit(url, parse_url(page.referrer))
+    referrer = read.properties.referrer
+    return PageVisit(url) if referrer is None else PageVisit(url, parse_url(referrer))
 
 
-def _order(encoded: msgspec.Raw) -> Order:
-    order = _decode_order(encoded)
-    items = tuple([_item(item) for item in order.items if item is not None]) if order.items else ()
-    return Order(order.order_id, _micros(order.total), order.currency, items)
+def _message(read: Envelope) -> Message:
+    return Message(read.properties.campaign_id)
+
+
+def _location_visit(read: Envelope) -> LocationVisit:
+    return LocationVisit(_required(read.properties.location_id), read.properties.beacon_id)
+
+
+def _app_screen(read: Envelope) -> AppScreen:
+    return AppScreen(_required(read.properties.screen))
+
+
+def _order(read: Envelope) -> Order:
+    properties = read.properties
+    if properties.total is None:
+        raise OddEvent
+    items = tuple([_item(item) for item in properties.items if item is not None]) if properties.items else ()
+    return Order(_required(properties.order_id), _micros(properties.total), properties.currency, items)
+
+
+def _required(text: str | None) -> str:
+    if text is None:
+        raise OddEvent
+    return text
 
 
 def _item(item: _Item) -> Item:
@@ -172,18 +184,15 @@ def _micros(amount: float) -> int:
     return micros
 
 
-def _customer_update(encoded: msgspec.Raw) -> CustomerUpdate:
-    properties = load_json(bytes(encoded))
-    if type(properties) is not dict:
-        raise OddEvent
-    return customer_update(properties)
+def _customer_update(read: Envelope) -> CustomerUpdate:
+    return customer_update(read.read())
 
 
-_BUILT_IN: dict[str, QuickPayload] = {
+_BUILT_IN: dict[str, PayloadMaker] = {
     "page.visit": _page_visit,
-    "location.visit": msgspec.json.Decoder(LocationVisit).decode,
+    "location.visit": _location_visit,
     "purchase.order": _order,
-    "app.screen": msgspec.json.Decoder(AppScreen).decode,
+    "app.screen": _app_screen,
     CUSTOMER_UPDATE: _customer_update,
 }
-_readers = dict(_BUILT_IN)
+_makers = dict(_BUILT_IN)

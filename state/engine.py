@@ -6,9 +6,8 @@ caller commits the result (see `PartitionEngine`), or forgets it and starts agai
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from heapq import heapify, heappop, heappush
-from itertools import islice, takewhile
 from typing import Literal
 
 import msgspec
@@ -24,6 +23,7 @@ from state.customers import NEVER_MS, Customer, customer_key, encode_customer
 from state.overlay import Overlay
 from state.redefinition import SEGMENT_MARK, Asking, CompiledChange, History
 from state.store import Store, WriteSet
+from state.wave import Due, Wave
 
 MARKER_KEY = b"marker"
 DEFAULT_CACHED_CUSTOMERS = 50_000
@@ -53,8 +53,6 @@ class BatchResult(msgspec.Struct):
 
 
 Records = Sequence[Event | Rejected]
-Due = tuple[int, str]  # a deadline and whose it is
-Awaited = tuple[int, str, Customer]
 
 
 def read_marker(store: Store) -> Marker | None:
@@ -98,28 +96,23 @@ class PartitionEngine:
         the wall time that changes are stamped with. `clock_ms` moves the partition's clock there once all records are
         in; the caller asks again while `is_behind(clock_ms)`.
         """
-        horizon_ms = max(self.marker.clock_ms, clock_ms, _latest(records))
-        due = self._overlay.due(horizon_ms, self._most_deadlines)
-        limit = (horizon_ms + 1, "")
-        if self._strict_order and len(due) == self._most_deadlines:
-            records, clock_ms = _before(records, due[-1][0], self.marker.clock_ms), 0
-            limit = (due[-1][0], due[-1][1].decode()) if not records else (due[-1][0], "")
-        wave = [deadline for deadline in _decoded(due) if deadline <= limit]
-        customers, waiting = prefetch(self._cache, records, wave)
-        computation = self._computation(waiting, limit)
-        return self._staged(computation.result(computation.apply_all(records, customers, now_ms, clock_ms)))
+        batch = self.begin(max(clock_ms, latest_ms(records)))
+        batch.take(records, now_ms)
+        batch.settle(now_ms, clock_ms)
+        return self.finish(batch)
 
-    def begin(self) -> LongBatch:
+    def begin(self, until_ms: int = LAST_INSTANT_MS) -> Batch:
         """Begin a batch that takes its records bit by bit, until `finish`; nothing else may run meanwhile.
 
-        Only in strict order.
+        Neither its records nor the clock may go beyond `until_ms`: the smaller, the fewer deadlines are read.
         """
-        due = self._overlay.due(LAST_INSTANT_MS, self._most_deadlines)
-        limit_ms = due[-1][0] if len(due) == self._most_deadlines else NEVER_MS
-        computation = self._computation([], (limit_ms - 1, LAST_ID))
-        return LongBatch(computation, self._cache, _decoded(due))
+        until_ms = max(until_ms, self.marker.clock_ms)
+        due = self._overlay.due(until_ms, self._most_deadlines)
+        cut_ms = due[-1][0] if self._strict_order and len(due) == self._most_deadlines else NEVER_MS
+        computation = self._computation((min(cut_ms - 1, until_ms), LAST_ID))
+        return Batch(computation, self._cache, [(at_ms, key.decode()) for at_ms, key in due], cut_ms)
 
-    def finish(self, batch: LongBatch) -> BatchResult:
+    def finish(self, batch: Batch) -> BatchResult:
         """The end of a batch that was begun: from here on it is one like any other."""
         return self._staged(batch.computation.result(batch.taken))
 
@@ -127,8 +120,8 @@ class PartitionEngine:
         """From now on take so many of a wave in one batch, at most."""
         self._most_deadlines = most
 
-    def _computation(self, wave: list[Awaited], limit: Due) -> Computation:
-        return Computation(self.definitions, self.marker, wave, limit, self._most_changes, self.asking)
+    def _computation(self, limit: Due) -> Computation:
+        return Computation(self.definitions, self.marker, limit, self._most_changes, self.asking)
 
     def _staged(self, result: BatchResult) -> BatchResult:
         self.marker = result.marker
@@ -166,7 +159,7 @@ class PartitionEngine:
         self.marker = read_marker(self.store) or Marker()
 
 
-def _latest(records: Records) -> int:
+def latest_ms(records: Records) -> int:
     """The largest record timestamp, 0 where there is none."""
     return max([record.record_time_ms for record in records if type(record) is Event], default=0)
 
@@ -181,32 +174,22 @@ def _before(records: Records, instant_ms: int, clock_ms: int) -> Records:
     return records
 
 
-def prefetch(cache: CustomerCache, records: Records, wave: list[Due]) -> tuple[list[Customer], list[Awaited]]:
-    """The customers of the events among the records, in their order, and the wave with its customers."""
-    ids = [record.customer_id for record in records if type(record) is Event]
-    events = len(ids)
-    ids += [whose for _, whose in wave]
-    customers = cache.prefetch(ids)
-    awaited = [(at_ms, whose, customer) for (at_ms, whose), customer in zip(wave, customers[events:], strict=True)]
-    return customers, awaited
-
-
-def _decoded(due: list[tuple[int, bytes]]) -> list[Due]:
-    return [(at_ms, key.decode()) for at_ms, key in due]
-
-
-class LongBatch:
-    """A batch that takes its records bit by bit: few of them are in memory, and a busy customer is written once.
+class Batch:
+    """A batch in the making, which takes its records bit by bit: few of them are in memory, and a busy customer is
+    written once.
 
     Changes come as they are decided; they and the state are only good once the batch is finished and committed.
     """
 
-    def __init__(self, computation: Computation, cache: CustomerCache, due: list[Due]) -> None:
+    def __init__(self, computation: Computation, cache: CustomerCache, due: list[Due], cut_ms: int) -> None:
         self.computation = computation
         self.taken = 0
         self._cache = cache
         self._due = due  # the stored deadlines, in order
-        self._fired = 0  # how many of them have been handed on
+        self._awaited = 0  # how many of them have been handed on
+        self._cut_ms = cut_ms  # from here on there may be deadlines that are not among them
+        self._is_cut = False
+        self._is_closed = False
 
     @property
     def is_full(self) -> bool:
@@ -216,24 +199,46 @@ class LongBatch:
     def take(self, records: Records, now_ms: int) -> int:
         """Decide the records, or as many of them as fit; when fewer are taken, finish and begin anew.
 
-        None are taken where more deadlines than one batch may hold stand at one instant: `run` takes those.
+        None are taken where more deadlines than one batch may hold stand at one instant: `settle` fires those.
         """
         computation = self.computation
-        limit_ms = computation.limit_ms
-        if _latest(records) > limit_ms:
-            records = _before(records, limit_ms + 1, computation.clock_ms)
-        horizon_ms = max(_latest(records), computation.clock_ms)
-        wave = list(takewhile(lambda due: due[0] <= horizon_ms, islice(self._due, self._fired, None)))
-        self._fired += len(wave)
-        customers, waiting = prefetch(self._cache, records, wave)
-        computation.await_all(waiting)
+        horizon_ms = max(latest_ms(records), computation.clock_ms)
+        if horizon_ms >= self._cut_ms:
+            records = _before(records, self._cut_ms, computation.clock_ms)
+            self._is_cut = True
+        customers = self._await_until(horizon_ms, [record.customer_id for record in records if type(record) is Event])
         taken = computation.apply_all(records, customers, now_ms)
+        self._is_closed = taken < len(records)
         self.taken += taken
         return taken
+
+    def settle(self, now_ms: int, clock_ms: int = 0) -> None:
+        """Move the clock there, unless records or deadlines that stand before it did not fit, and fire what is due."""
+        computation = self.computation
+        until_ms = max(clock_ms, computation.clock_ms)
+        if self._is_closed:
+            return
+        if self._is_cut or until_ms >= self._cut_ms:
+            until_ms = self._cut_ms - 1 if self.taken else self._cut_ms
+            computation.limit = (until_ms, LAST_ID if self.taken else self._due[-1][1])
+        else:
+            computation.clock_ms = until_ms
+        self._await_until(until_ms, [])
+        computation.fire_all(until_ms, now_ms)
 
     def outcome(self) -> tuple[list[Change], list[Rejected]]:
         """What was decided since this was last asked."""
         return self.computation.outcome()
+
+    def _await_until(self, horizon_ms: int, ids: list[str]) -> list[Customer]:
+        """Hand on the deadlines until then, and answer the customers of these ids, in their order."""
+        events, due, begin = len(ids), self._due, self._awaited
+        end = bisect_right(due, (horizon_ms, LAST_ID), begin)
+        self._awaited = end
+        customers = self._cache.prefetch(ids + [whose for _, whose in due[begin:end]])
+        for at, customer in zip(range(begin, end), customers[events:], strict=True):
+            self.computation.wave.add(due[at][0], customer)
+        return customers
 
 
 class Computation:
@@ -243,12 +248,13 @@ class Computation:
         self,
         definitions: Definitions,
         marker: Marker,
-        wave: list[Awaited],
         limit: Due,
         most_changes: int,
         asking: Asking | None,
     ) -> None:
         self.clock_ms = marker.clock_ms
+        self.limit = limit  # later deadlines are not of this batch
+        self.wave = Wave()
         self._most_changes = most_changes
         self._asking = asking
         self._definitions = definitions
@@ -258,17 +264,9 @@ class Computation:
         self._known = marker.customers
         self._position = marker.definitions
         self._decided_at = ""
-        self._wave = wave
-        self._limit = limit
         self._dirty: list[Customer] = []
         self._changes: list[Change] = []
         self._rejected: list[Rejected] = []
-        heapify(wave)
-
-    @property
-    def limit_ms(self) -> int:
-        """The last instant up to which every deadline is known."""
-        return self._limit[0]
 
     @property
     def written(self) -> int:
@@ -281,22 +279,15 @@ class Computation:
         self._changes, self._rejected = [], []
         return decided
 
-    def await_all(self, wave: list[Awaited]) -> None:
-        """Add deadlines."""
-        for due in wave:
-            heappush(self._wave, due)
+    def apply_all(self, records: Records, customers: Iterable[Customer], now_ms: int) -> int:
+        """Take the records in their order, and fire the deadlines before each.
 
-    def apply_all(
-        self, records: Records, customers: Iterable[Customer], now_ms: int, clock_ms: int | None = None
-    ) -> int:
-        """Take the records in their order; with a clock, then move it there, and fire what is left of the wave.
-
-        `customers` are those of the events among the records, in the same order. Answers how many records were taken:
-        fewer once the batch is full. What of the wave has not fired stays due.
+        `customers` begin with those of the events among the records, in the same order. Answers how many records were
+        taken: fewer once the batch is full. What of the wave has not fired stays due.
         """
         self._decided_at = format_time(now_ms)
         applied = self._applied
-        changes, most_changes, wave = self._changes, self._most_changes, self._wave
+        changes, most_changes, wave = self._changes, self._most_changes, self.wave
         whose = iter(customers)
         for taken, record in enumerate(records):
             if len(changes) >= most_changes:
@@ -304,17 +295,19 @@ class Computation:
             if type(record) is Event:
                 record_time_ms = record.record_time_ms
                 if record_time_ms > self.clock_ms:
-                    if wave and wave[0][0] <= record_time_ms:
+                    if wave.next_ms <= record_time_ms:
                         self._fire_wave(record_time_ms)
                     self.clock_ms = record_time_ms
                 self._apply(record, next(whose))
             else:
                 self._rejected.append(record)  # type: ignore[arg-type]  # what is no Event is Rejected
             applied[record.topic or ""] = record.offset
-        if clock_ms is not None:
-            self._fire_wave(max(self._limit[0], clock_ms))
-            self.clock_ms = max(self.clock_ms, clock_ms)
         return len(records)
+
+    def fire_all(self, until_ms: int, now_ms: int) -> None:
+        """Fire the deadlines of the batch until then."""
+        self._decided_at = format_time(now_ms)
+        self._fire_wave(until_ms)
 
     def result(self, consumed: int) -> BatchResult:
         """All that was decided, with the customers' records as they are now."""
@@ -341,9 +334,9 @@ class Computation:
     # -- time ---------------------------------------------------------------------------------------------------------
 
     def _fire_wave(self, until_ms: int) -> None:
-        wave = self._wave
-        while wave and wave[0][0] <= until_ms:
-            at_ms, _, customer = heappop(wave)
+        wave = self.wave
+        while (due := wave.pop(until_ms)) is not None:
+            at_ms, _, customer = due
             if self._asking is not None:
                 self._ask_anew(customer, self._asking)
             if customer.deadline_ms == at_ms:
@@ -380,8 +373,8 @@ class Computation:
 
     def _await(self, customer: Customer) -> None:
         """The customer's next deadline may still fall into this batch."""
-        if customer.deadline_ms <= self._limit[0] and (customer.deadline_ms, customer.id) <= self._limit:
-            heappush(self._wave, (customer.deadline_ms, customer.id, customer))
+        if customer.deadline_ms <= self.limit[0] and (customer.deadline_ms, customer.id) <= self.limit:
+            self.wave.add(customer.deadline_ms, customer)
 
     def _write(self, customer: Customer) -> None:
         """The customer's record is written with the batch."""
@@ -472,7 +465,7 @@ class Computation:
         for customer in customers:
             self._ask_anew(customer, self._asking)
         self._asking.cursor = cursor
-        self._fire_wave(self._limit[0])
+        self._fire_wave(self.limit[0])
 
     def _ask_anew(self, customer: Customer, asking: Asking) -> None:
         """Decide the changed segments for a customer that was not asked yet, as of their activation."""

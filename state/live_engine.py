@@ -126,7 +126,7 @@ class LiveEngine(PartitionEngine):
         assert self._history is not None, "a backfill has features to fill"
         found = [event for event in events if self._history.concerns(event)]
         customers = self._cache.prefetch([each.customer_id for each in found])
-        computation = self._computation([], (0, ""))
+        computation = self._computation((0, ""))
         computation.fold_history(found, customers, self._history)
         return self._staged(computation.result(0))
 
@@ -144,7 +144,7 @@ class LiveEngine(PartitionEngine):
         keys = [key for key, _ in islice(self.store.scan(after=redefinition.cursor), most_customers)]
         limit = (self.marker.clock_ms + 1, "")
         customers = self._cache.visit(key.decode() for key in keys if not is_spill(key))
-        computation = self._computation([], limit)
+        computation = self._computation(limit)
         redefinition.cursor = keys[-1] if keys else redefinition.cursor
         computation.ask_all(customers, redefinition.cursor, now_ms)
         result = computation.result(0)
@@ -237,7 +237,7 @@ class LiveEngine(PartitionEngine):
         self._prepared = []
 
     def _nothing(self) -> BatchResult:
-        return self._computation([], (0, "")).result(0)
+        return self._computation((0, "")).result(0)
 
     def _marker_value(self, result: BatchResult) -> tuple[bytes, bytes]:
         return MARKER_KEY, msgspec.msgpack.encode(result.marker)

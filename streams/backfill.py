@@ -13,7 +13,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from conditions.events import CUSTOMER_DELETE, Event
-from connectors.json_events import record_decoder
+from connectors.json_events import decode_record
 from state.redefinition import Erasures, Place
 from streams.kafka.errors import Unreachable
 from streams.kafka.security import Connection
@@ -148,7 +148,6 @@ class _Source:
         self._end = end
         self._latest_ms = latest_ms
         self._pace = pace
-        self._decode = record_decoder(place.topic, place.partition)
         self._start = 0
         self._newest_ms = -1
 
@@ -197,7 +196,8 @@ class _Source:
             yield self._newest_ms, self._order, record.offset
 
     def _event(self, record: Any) -> Event | None:
-        found = self._decode(record.value, record.key, min(record.timestamp, self._latest_ms), record.offset)
+        timestamp_ms, place = min(record.timestamp, self._latest_ms), self.place
+        found = decode_record(record.value, record.key, timestamp_ms, record.offset, place.topic, place.partition)
         return found if isinstance(found, Event) else None
 
 

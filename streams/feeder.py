@@ -18,7 +18,7 @@ from confluent_kafka import Producer
 
 from conditions.events import Event
 from conditions.times import MAX_TIME_MS, format_time
-from connectors.json_events import line_decoder
+from connectors.json_events import decode_lines
 from connectors.lines import Line, OversizeLine, open_lines, read_batches
 from streams.kafka.keys import murmur2_partition
 
@@ -74,11 +74,10 @@ def survey(events: str) -> Survey:
 
 
 def _decoded(events: str) -> Iterator[tuple[Line, Event | None]]:
-    decode = line_decoder()
     with open_lines(events) as stream:
         for batch in read_batches(stream):
-            for line, number in zip(batch.lines, batch.numbers, strict=True):
-                event = decode(line, number - 1)
+            decoded = decode_lines(batch.lines, [number - 1 for number in batch.numbers])
+            for line, event in zip(batch.lines, decoded, strict=True):
                 yield line, event if isinstance(event, Event) else None
 
 

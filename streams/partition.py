@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from heapq import heapify, heappop, heapreplace
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from faust.types import TP
 
 from conditions.definitions import LAST_INSTANT_MS, Definitions
 from conditions.events import Event, Rejected
-from connectors.json_events import RecordDecoder, record_decoder
+from connectors.json_events import decode_records
 from state.engine import BatchResult, PartitionEngine
 from state.live_engine import LiveEngine
 from state.rocksdb_store import RocksdbStore
@@ -26,6 +28,7 @@ MOST_DEADLINES = 4_000  # of waves, between two batches of live events; all part
 FEWEST_DEADLINES = 50  # of one partition
 ORDERED_DEADLINES = 1_000  # of one partition whose batches are cut at deadlines
 BUFFERED_BATCHES = 3  # of each topic, after which it is not fetched for a while
+SLICE_RECORDS = 250  # decoded at a time
 
 Buffered = tuple[int, int | None, Fetched]  # where it stands in the merged order, and the record with its timestamp
 
@@ -42,7 +45,6 @@ class Buffer:
 
     def __init__(self, topic: str, number: int) -> None:
         self.place = TP(topic, number)
-        self._decode: RecordDecoder = record_decoder(topic, number)
         self.records: deque[Buffered] = deque()
         self.received = 0
         self._newest = -1
@@ -61,11 +63,6 @@ class Buffer:
                 timestamp_ms = latest_ms
             self.records.append((timestamp_ms or 0, timestamp_ms, record))
         self._newest = newest
-
-    def decoded(self, buffered: Buffered) -> Event | Rejected:
-        """Only when it is its turn: events that wait would push the customers out of the processor's cache."""
-        _, timestamp_ms, record = buffered
-        return self._decode(record.value, record.key, timestamp_ms, record.offset)
 
 
 Taken = tuple[Buffer, Buffered]
@@ -184,14 +181,24 @@ class Partition:
             self.engine.take_deadlines(max(FEWEST_DEADLINES, MOST_DEADLINES // partitions))
         at_end = {topic: self._reached(buffer, ends) for topic, buffer in self.buffers.items()}
         taken = self._merged(at_end)
-        records = [buffer.decoded(buffered) for buffer, buffered in taken]
         clock_ms = self._clock_target(at_end, ends)
-        if not records and not self.engine.tick(max(clock_ms, self.engine.marker.clock_ms)):
+        if not taken and not self.engine.tick(max(clock_ms, self.engine.marker.clock_ms)):
             return None
         self._pace.note_live_work()
-        result = self.engine.run(records, now_ms, clock_ms)
+        result = self._decided(taken, now_ms, clock_ms)
         self._give_back(taken[result.consumed :])
         return result
+
+    def _decided(self, taken: list[Taken], now_ms: int, clock_ms: int) -> BatchResult:
+        """Decoded slice by slice: events that wait would push the customers out of the processor's cache."""
+        latest_ms = max((buffered[0] for _, buffered in taken), default=0)
+        batch = self.engine.begin(max(latest_ms, clock_ms))
+        for at in range(0, len(taken), SLICE_RECORDS):
+            records = _decode(taken[at : at + SLICE_RECORDS], self.number)
+            if batch.take(records, now_ms) < len(records):
+                break
+        batch.settle(now_ms, clock_ms)
+        return self.engine.finish(batch)
 
     def _reached(self, buffer: Buffer, ends: dict[TP, LogEnd]) -> bool:
         """Whether the buffer holds all that its log had when the newest response was asked for."""
@@ -236,3 +243,12 @@ class Partition:
         """Put records that did not fit the batch back where they came from."""
         for buffer, buffered in reversed(taken):
             buffer.records.appendleft(buffered)
+
+
+def _decode(taken: Sequence[Taken], number: int) -> list[Event | Rejected]:
+    """The events of records of several topics, in their order."""
+    decoded: list[Event | Rejected] = []
+    for buffer, of_one in groupby(taken, key=itemgetter(0)):
+        records = [(each.value, each.key, timestamp_ms, each.offset) for _, (_, timestamp_ms, each) in of_one]
+        decoded += decode_records(records, buffer.place.topic, number)
+    return decoded

@@ -11,6 +11,7 @@ import gc
 import os
 import sys
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -23,10 +24,10 @@ from conditions.documents import SegmentDocument
 from conditions.events import Event, Rejected
 from connectors.changes import change_lines
 from connectors.dead_letters import dead_letter_line
-from connectors.json_events import line_decoder
+from connectors.json_events import decode_lines
 from connectors.lines import LineBatch, open_lines, read_batches, skip_to
 from state.definitions_record import require_segments
-from state.engine import BatchResult, LongBatch, PartitionEngine
+from state.engine import Batch, BatchResult, PartitionEngine
 from state.store import Store
 
 POSITION_KEY = b"replay"
@@ -118,7 +119,7 @@ class Replay:
         )
         self._store = store
         self._engine = PartitionEngine(store, compile_definitions(segments), most_deadlines=MOST_DEADLINES)
-        self._batch: LongBatch | None = None
+        self._batch: Batch | None = None
         found = store.get_meta(POSITION_KEY)
         self._position = Position() if found is None else msgspec.msgpack.decode(found, type=Position)
         self._output = Output(output, sys.stdout.buffer, self._position.output_bytes)
@@ -132,12 +133,12 @@ class Replay:
         Raises OSError, StateError and ReplayError; what was committed before stays.
         """
         started = time.monotonic()
-        decode = line_decoder()
         with open_lines(events) as stream:
             for batch in self._batches(stream, events):
                 applied = self._engine.marker.applied.get("", -1)
-                numbered = zip(batch.lines, batch.numbers, strict=True)
-                self._apply([decode(line, number - 1) for line, number in numbered if number - 1 > applied], batch)
+                offsets = [number - 1 for number in batch.numbers]
+                known = bisect_right(offsets, applied)
+                self._apply(decode_lines(batch.lines[known:], offsets[known:]), batch)
                 self._totals.seconds = time.monotonic() - started
                 self._progress(self._totals)
             self._finish()

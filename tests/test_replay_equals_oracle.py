@@ -11,7 +11,7 @@ import pytest
 
 from conditions.definitions import compile_definitions
 from conditions.documents import parse_segments
-from connectors.json_events import line_decoder
+from connectors.json_events import decode_line
 from connectors.lines import read_batches
 from state.engine import PartitionEngine
 from state.memory_store import MemoryStore
@@ -37,11 +37,10 @@ def engine_outcome(
         engine = PartitionEngine(store, definitions, cached_customers=2, most_deadlines=3, most_changes=5)
     path = folder / "events.ndjson"
     path.write_bytes(b"\n".join(each.lines) + b"\n")
-    decode = line_decoder()
     with path.open("rb") as stream:
         batches = list(read_batches(stream))
     numbered = [each for batch in batches for each in zip(batch.lines, batch.numbers, strict=True)]
-    records = [decode(line, number - 1) for line, number in numbered]
+    records = [decode_line(line, number - 1) for line, number in numbered]
     changes: list[Any] = []
     rejected: list[tuple[int, str]] = []
     while records:

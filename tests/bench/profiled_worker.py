@@ -28,7 +28,7 @@ REST = "rest"
 STAGES: dict[tuple[str, str], str] = {
     ("connectors/json_events.py", ""): "decode",
     ("connectors/payloads.py", ""): "decode",
-    ("streams/partition.py", "decoded"): "decode",
+    ("streams/partition.py", "_decode"): "decode",
     ("conditions/index.py", ""): "match",
     ("conditions/features.py", ""): "fold",
     ("state/engine.py", "_apply"): "fold",

@@ -18,10 +18,10 @@ import msgspec
 from conditions.definitions import Definitions, compile_definitions
 from conditions.events import Event, Rejected
 from connectors.changes import change_lines
-from connectors.json_events import LineDecoder, line_decoder
+from connectors.json_events import decode_lines
 from connectors.lines import LineBatch, open_lines, read_batches
 from connectors.segment_files import load_segments
-from state.engine import LongBatch, PartitionEngine
+from state.engine import Batch, PartitionEngine
 from state.rocksdb_store import RocksdbStore
 from streams.replay import CHUNK_BYTES, MOST_DEADLINES, tune_garbage_collector
 
@@ -61,11 +61,10 @@ def split(segments: Path, events: Path, folder: Path) -> dict[str, float]:
 def _replay(
     engine: PartitionEngine, definitions: Definitions, watch: Stopwatch, stream: BinaryIO, output: BinaryIO
 ) -> int:
-    decode = line_decoder()
     slices = read_batches(stream, chunk_bytes=CHUNK_BYTES)
     batch = engine.begin()
     total = 0
-    while records := watch.timed("decode", _decoded, slices, decode):
+    while records := watch.timed("decode", _decoded, slices):
         total += len(records)
         watch.timed("match", _match, definitions, records)
         while records:
@@ -79,13 +78,13 @@ def _replay(
     return total
 
 
-def _decoded(slices: Iterator[LineBatch], decode: LineDecoder) -> Records:
+def _decoded(slices: Iterator[LineBatch]) -> Records:
     """The next slice; none is empty but the last."""
     lines = next(slices, None)
-    return [decode(line, number) for line, number in zip(lines.lines, lines.numbers, strict=True)] if lines else []
+    return decode_lines(lines.lines, lines.numbers) if lines else []
 
 
-def _write(output: BinaryIO, batch: LongBatch) -> None:
+def _write(output: BinaryIO, batch: Batch) -> None:
     output.write(change_lines(batch.outcome()[0]))
 
 
@@ -98,7 +97,7 @@ def _match(definitions: Definitions, records: Records) -> None:
                 index.match(event)
 
 
-def _commit(engine: PartitionEngine, batch: LongBatch) -> None:
+def _commit(engine: PartitionEngine, batch: Batch) -> None:
     engine.finish(batch)
     engine.commit()
 

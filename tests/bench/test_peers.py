@@ -11,7 +11,7 @@ from conditions.changes import Change
 from conditions.definitions import compile_definitions
 from conditions.events import Event
 from conditions.times import DAY_MS, format_time
-from connectors.json_events import record_decoder
+from connectors.json_events import decode_records
 from connectors.segment_files import load_segments
 from state.engine import PartitionEngine
 from state.memory_store import MemoryStore
@@ -24,8 +24,8 @@ OTHER = "https://d2.example/p1"
 
 
 def changes_of(records: list[Sent]) -> list[Change]:
-    decode = record_decoder("events", 0)
-    events = [decode(each.value, each.key.encode(), each.timestamp_ms, n) for n, each in enumerate(records)]
+    encoded = [(each.value, each.key.encode(), each.timestamp_ms, number) for number, each in enumerate(records)]
+    events = decode_records(encoded, "events", 0)
     assert all(isinstance(each, Event) for each in events)
     return PartitionEngine(MemoryStore(), compile_definitions(load_segments(TEN))).run(events, 0).changes
 

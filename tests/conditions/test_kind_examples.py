@@ -11,7 +11,7 @@ from conditions.definitions import compile_definitions
 from conditions.documents import parse_segments
 from conditions.events import Event
 from conditions.kinds import KINDS, Condition, Example
-from connectors.json_events import line_decoder
+from connectors.json_events import decode_line
 from state.engine import PartitionEngine
 from state.memory_store import MemoryStore
 
@@ -32,7 +32,7 @@ def entered(condition: dict[str, Any], example: Example) -> bool:
         "time": 1_000_000,
         "properties": example.properties,
     }
-    event = line_decoder()(msgspec.json.encode(line), 0)
+    event = decode_line(msgspec.json.encode(line), 0)
     assert isinstance(event, Event), event
     return [change.type for change in engine.run([event], 0).changes] == ["entered"]
 

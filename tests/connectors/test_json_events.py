@@ -24,14 +24,16 @@ from conditions.events import (
     Rejected,
     Url,
 )
-from connectors.json_events import CODES, decode_line_with_care, line_decoder, record_decoder
+from connectors import json_events
+from connectors.json_events import CODES, decode_line, decode_line_with_care
 from connectors.lines import MAX_VALUE_BYTES, OversizeLine, RejectedLine
 
 TIME = "2026-01-31T12:00:00.500Z"
 TIME_MS = 1_769_860_800_500
 
-decode_line = line_decoder()
-decode_record = record_decoder("tracking", 3)
+
+def decode_record(value: bytes | None, key: bytes | None, timestamp_ms: int | None, offset: int) -> Event | Rejected:
+    return json_events.decode_record(value, key, timestamp_ms, offset, "tracking", 3)
 
 
 def record(**fields: Any) -> dict[str, Any]:

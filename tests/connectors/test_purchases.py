@@ -9,16 +9,15 @@ import orjson
 import pytest
 
 from conditions.events import Event, Item, Order
-from connectors.json_events import line_decoder
+from connectors.json_events import decode_line
 from connectors.purchases import Columns, PurchaseListError, convert
 
 PLAIN = Columns("customer", "date", "total")
 FULL = Columns("customer", "date", "total", "order", "currency", "product", "quantity")
-decode = line_decoder()
 
 
 def events(text: str, columns: Columns = PLAIN, **options: Any) -> list[Event]:
-    decoded = [decode(line, 0) for line in convert(io.StringIO(text, newline=""), columns, **options)]
+    decoded = [decode_line(line, 0) for line in convert(io.StringIO(text, newline=""), columns, **options)]
     assert all(isinstance(event, Event) for event in decoded)
     return [event for event in decoded if isinstance(event, Event)]
 

@@ -27,7 +27,7 @@ from confluent_kafka.cimpl import NewTopic
 from conditions.definitions import compile_definitions
 from conditions.events import Event, Rejected
 from connectors.changes import decode_change, encode_change
-from connectors.json_events import record_decoder
+from connectors.json_events import decode_record
 from connectors.segment_files import load_segments
 from state.changelog import CHECKPOINT_KEY, SHARED_MARK, Checkpoint, read_position
 from state.customers import NEVER_MS, is_spill, record_deadline_ms
@@ -688,11 +688,10 @@ def replayed(
 
 def decoded(topic: str, partition: int, messages: Sequence[Message]) -> Iterator[tuple[int, Event | Rejected]]:
     """What a worker makes of the records, each with its timestamp."""
-    decode = record_decoder(topic, partition)
     for each in messages:
         at_ms, (key, value) = each.timestamp()[1], (each.key(), each.value())
         key, value = (None if part is None else bytes(part) for part in (key, value))
-        yield at_ms, decode(value, key, at_ms, each.offset() or 0)
+        yield at_ms, decode_record(value, key, at_ms, each.offset() or 0, topic, partition)
 
 
 def assert_same(found: Sequence[Any], wanted: Sequence[Any], what: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from conditions.documents import SegmentDocument, encode_segment, parse_segments
 from conditions.events import Event, Rejected
-from connectors.json_events import line_decoder, record_decoder
+from connectors.json_events import decode_line, decode_record
 from state.customers import decode_customer, is_spill
 from state.live_engine import LiveEngine
 from state.memory_store import MemoryStore
@@ -34,11 +34,10 @@ def variants(seed: int) -> Iterator[SegmentDocument]:
 
 def with_erasures(lines: list[bytes], chance: random.Random) -> Iterator[bytes]:
     """The lines, and more erasures among them than a case has, each of a customer that was there before."""
-    decode = line_decoder()
     customers: list[str] = []
     for at, line in enumerate(lines):
         yield line
-        found = decode(line, at)
+        found = decode_line(line, at)
         if isinstance(found, Event):
             customers.append(found.customer_id)
             if chance.random() < 0.06:
@@ -65,11 +64,10 @@ class Stream:
 
     def placed(self, topics: Sequence[str]) -> Iterator[Event | Rejected]:
         """The records, each with a place in one of the topics."""
-        decode = line_decoder()
         ends = dict.fromkeys(topics, 0)
         for at, line in enumerate(self.lines):
             topic = self.chance.choice(topics)
-            found = decode(line, at)
+            found = decode_line(line, at)
             yield msgspec.structs.replace(found, topic=topic, offset=ends[topic])
             ends[topic] += 1
 
@@ -224,7 +222,7 @@ def begin(engine: LiveEngine, position: int, document: SegmentDocument | None) -
 
 
 def record(value: Mapping[str, object], offset: int) -> Event | Rejected:
-    return record_decoder(TOPICS[0], 0)(msgspec.json.encode(value), b"ann", 1_000 + offset, offset)
+    return decode_record(msgspec.json.encode(value), b"ann", 1_000 + offset, offset, TOPICS[0], 0)
 
 
 def test_a_segment_that_comes_back_before_its_deletion_is_committed_is_read_back() -> None:

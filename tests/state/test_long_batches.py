@@ -14,7 +14,7 @@ from conditions.changes import Change
 from conditions.definitions import Definitions, compile_definitions
 from conditions.documents import parse_segments
 from conditions.events import Event, Rejected
-from connectors.json_events import line_decoder
+from connectors.json_events import decode_lines
 from state.engine import PartitionEngine
 from state.memory_store import MemoryStore
 from state.rocksdb_store import RocksdbStore
@@ -25,8 +25,7 @@ Records = list[Event | Rejected]
 
 
 def decoded(lines: list[bytes]) -> Records:
-    decode = line_decoder()
-    return [decode(line, number) for number, line in enumerate(lines)]
+    return decode_lines(lines, range(len(lines)))
 
 
 def whole(records: Records, definitions: Definitions) -> tuple[list[Any], dict[bytes, bytes]]:

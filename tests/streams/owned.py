@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from conditions.changes import Change
 from conditions.documents import SegmentDocument
-from connectors.json_events import line_decoder
+from connectors.json_events import decode_lines
 from state.engine import BatchResult
 from state.live_engine import LiveEngine
 from state.memory_store import MemoryStore
@@ -35,7 +35,6 @@ class OwnedPartition:
         self.engine = LiveEngine(self.store)
         self.changes: list[Change] = []
         self.answers = PartitionAnswers(number, self.engine, lambda: MemoryChanges(self.changes))
-        self._decode = line_decoder()
         self._line = 0
         self._position = 0
 
@@ -52,7 +51,7 @@ class OwnedPartition:
                 self.commit(self.engine.scan(0, 2))
 
     def apply(self, lines: Sequence[bytes], now_ms: int = 0) -> None:
-        events = [self._decode(line, self._line + at) for at, line in enumerate(lines)]
+        events = decode_lines(lines, range(self._line, self._line + len(lines)))
         self._line += len(lines)
         self.commit(self.engine.run(events, now_ms))
 

@@ -14,6 +14,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from conditions.documents import SegmentDocument, parse_segment
 from conditions.times import format_time
+from connectors.json_events import decode_lines
 from streams.customers_api import routes
 from streams.kafka.keys import crc32_partition, murmur2_partition
 from tests.streams.owned import Owned, OwnedPartition
@@ -116,7 +117,7 @@ async def test_what_was_decided_and_not_committed_is_not_seen(serve: Callable[..
     partition = partition_with("anna")
     client = await serve(Owned(partition))
     later = partition.engine.run(
-        [partition._decode(visit("anna", NOW_MS + 5 * DAY_MS), 99), partition._decode(visit("carl", NOW_MS), 100)], 0
+        decode_lines([visit("anna", NOW_MS + 5 * DAY_MS), visit("carl", NOW_MS)], [99, 100]), 0
     )
     answer = await (await client.get("/api/customers/anna")).json()
     assert (answer["at"], len(answer["last_changes"])) == (format_time(NOW_MS), 1)

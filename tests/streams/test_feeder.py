@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from conditions.events import Event
-from connectors.json_events import line_decoder, record_decoder
+from connectors.json_events import decode_line, decode_record
 from streams.feeder import FeedError, Pace, Survey, key_of, moved, survey
 
 HOUR_MS = 3_600_000
@@ -22,7 +22,7 @@ def line(**fields: Any) -> bytes:
 
 
 def event_of(body: bytes) -> Event:
-    event = line_decoder()(body, 0)
+    event = decode_line(body, 0)
     assert isinstance(event, Event)
     return event
 
@@ -52,7 +52,7 @@ def test_a_file_without_events_is_refused(tmp_path: Path) -> None:
 def test_a_moved_line_is_the_same_event_at_another_time(fields: dict[str, Any]) -> None:
     before = event_of(line(**fields))
     body = moved(line(**fields), before, HOUR_MS)
-    after = record_decoder("events", 0)(body, b"anna", before.record_time_ms + HOUR_MS, 0)
+    after = decode_record(body, b"anna", before.record_time_ms + HOUR_MS, 0, "events", 0)
     assert isinstance(after, Event)
     assert (after.time_ms, after.record_time_ms) == (START_MS + HOUR_MS, before.record_time_ms + HOUR_MS)
     assert (after.event_id, after.customer_id, after.type) == ("e1", "anna", "sign_up")

@@ -15,6 +15,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from conditions.documents import SegmentDocument, parse_segment
+from connectors.json_events import decode_line
 from streams import segment_views
 from streams.definitions import DefinitionsFollower, DefinitionsWriter
 from streams.definitions_log import MemoryDefinitionsLog
@@ -198,7 +199,7 @@ async def test_counts_survive_an_opening_that_brought_nothing_new_and_no_other(w
     made.answers.reopened()
     assert made.answers._tally is tally
     # Another worker has gone on meanwhile: its changes came with the restored state, and not through this one.
-    result = made.engine.run([made._decode(event("x", 3, url="https://shop.example/"), 99)], START_MS)
+    result = made.engine.run([decode_line(event("x", 3, url="https://shop.example/"), 99)], START_MS)
     made.engine.commit()
     made.changes += result.changes
     made.engine.discard()
