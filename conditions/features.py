@@ -93,9 +93,11 @@ class CountAtom:
 
     def turns_false_at(self, summaries: Summaries, at_ms: int) -> int | None:
         """When the atom, if it holds at `at_ms`, ceases to by time alone; None: never, or it does not hold."""
-        if self.duration_ms == FOREVER or not self.holds(summaries, at_ms):
+        entries = summaries.counts.get(self.key)
+        if entries is None or len(entries) < self.newest or self.duration_ms == FOREVER:
             return None
-        return summaries.counts[self.key][-self.newest] + self.duration_ms
+        flip_ms = entries[-self.newest] + self.duration_ms
+        return flip_ms if flip_ms > at_ms else None
 
 
 class SumAtom:
@@ -193,8 +195,9 @@ class Level:
         durations = self.durations
         low = bisect_right(durations, age_ms)
         flipped += self.atoms[low : bisect_right(durations, clock_ms - before_ms)]
-        if durations[low] != FOREVER:
-            summaries.plan(now_ms + durations[low])
+        flip_ms = now_ms + durations[low]
+        if flip_ms < summaries.deadline_ms:  # for ever is not before any
+            summaries.deadline_ms = flip_ms
 
     def fall(self, now_ms: int, at_ms: int, flipped: list[Atom]) -> int:
         """Collect the atom that turns false at exactly this instant, and answer when the next does (FOREVER: never)."""
@@ -214,6 +217,7 @@ class CountFeature:
         self.key = stable_key(identity)
         self.since_ms = since_ms
         self.until_ms = until_ms
+        self.is_bounded = since_ms > 0 or until_ms < FOREVER
         self.keep = 0
         self.widest_ms = 0
         self.shortest_ms = FOREVER
@@ -251,7 +255,9 @@ class CountFeature:
         Answers whether the summary changed: it does not where the event was there already or is too old to matter.
         """
         time_ms = event.time_ms
-        if time_ms <= clock_ms - self.widest_ms or not self.since_ms <= time_ms < self.until_ms:
+        if time_ms <= clock_ms - self.widest_ms:
+            return False
+        if self.is_bounded and not self.since_ms <= time_ms < self.until_ms:
             return False
         counts, key, keep = summaries.counts, self.key, self.keep
         entries = counts.get(key, ())
@@ -304,10 +310,13 @@ class CountFeature:
             newest = level.newest
             if newest > size + 2:
                 break
+            now_ms = time_ms if newest == 2 else entries[2 - newest]
+            if clock_ms - now_ms >= level.longest_ms:
+                continue
             before_ms = entries[-newest] if newest <= size else -FOREVER
             # where all were true before, the deadline of that stands
             if clock_ms - before_ms >= level.shortest_ms:
-                level.rise(summaries, before_ms, time_ms if newest == 2 else entries[2 - newest], clock_ms, flipped)
+                level.rise(summaries, before_ms, now_ms, clock_ms, flipped)
 
     def _raise_levels(
         self, summaries: Summaries, entries: list[int], rank: int, clock_ms: int, flipped: list[Atom]
@@ -344,7 +353,8 @@ class CountFeature:
             flip_ms = entries[-newest] + level.shortest_ms
             if flip_ms <= at_ms:
                 flip_ms = level.fall(entries[-newest], at_ms, flipped)
-            next_ms = min(next_ms, flip_ms)
+            if flip_ms < next_ms:
+                next_ms = flip_ms
         if entries[0] <= at_ms - self.widest_ms:
             self._prune(summaries, entries, at_ms - self.widest_ms)
         return next_ms

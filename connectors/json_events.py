@@ -31,7 +31,7 @@ from connectors.payloads import (
     shorten,
     wrong_type,
 )
-from connectors.typed_events import Envelope, OddEvent, decode_envelope, load_json, payload_maker
+from connectors.typed_events import PAYLOAD_MAKERS, Envelope, OddEvent, decode_envelope, load_json, new_payload_maker
 
 CODES = frozenset(
     (
@@ -72,6 +72,7 @@ Encoded = tuple[bytes | None, bytes | None, int | None, int]
 def decode_records(records: Iterable[Encoded], topic: str, partition: int) -> list[Event | Rejected]:
     """The events of Kafka records of one partition, in their order. A key must be the customer id in UTF-8."""
     decoded: list[Event | Rejected] = []
+    makers = PAYLOAD_MAKERS
     for value, key, record_time_ms, offset in records:
         try:
             if key is None or value is None or record_time_ms is None or not 0 <= record_time_ms <= MAX_TIME_MS:
@@ -80,8 +81,10 @@ def decode_records(records: Iterable[Encoded], topic: str, partition: int) -> li
             customer_id, kind, moment = read.customer_id, read.type, read.time
             if customer_id.encode() != key:
                 raise OddEvent
-            time_ms = record_time_ms if moment is None else min(parse_time(moment), record_time_ms)
-            payload = payload_maker(kind)(read)
+            time_ms = record_time_ms if moment is None else parse_time(moment)
+            if time_ms > record_time_ms:
+                time_ms = record_time_ms
+            payload = (makers.get(kind) or new_payload_maker(kind))(read)
             event = Event(
                 read.event_id, kind, customer_id, time_ms, record_time_ms, offset, read, payload, topic, partition
             )
@@ -119,6 +122,7 @@ def decode_lines(lines: Iterable[Line], offsets: Iterable[int]) -> list[Event | 
     Lines have no key. The record's timestamp is the line's `received_at`, else its `time`.
     """
     decoded: list[Event | Rejected] = []
+    makers = PAYLOAD_MAKERS
     for line, offset in zip(lines, offsets, strict=True):
         try:
             if type(line) is not bytes:
@@ -130,7 +134,7 @@ def decode_lines(lines: Iterable[Line], offsets: Iterable[int]) -> list[Event | 
             else:
                 record_time_ms = parse_time(received_at)
                 time_ms = record_time_ms if moment is None else min(parse_time(moment), record_time_ms)
-            payload = payload_maker(kind)(read)
+            payload = (makers.get(kind) or new_payload_maker(kind))(read)
             event = Event(read.event_id, kind, read.customer_id, time_ms, record_time_ms, offset, read, payload)
         except _ODD:
             decoded.append(_line_with_care(line, offset))

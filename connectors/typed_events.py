@@ -111,18 +111,16 @@ def _integer_or_double(text: str) -> int | float:
     return number if _LEAST_INTEGER <= number < _FIRST_ABOVE else float(text)
 
 
-def payload_maker(kind: str) -> PayloadMaker:
-    """What makes the payloads of events of this type. Raises FieldError for a bad type."""
-    maker = _makers.get(kind)
-    return _remember_type(kind) if maker is None else maker
+def new_payload_maker(kind: str) -> PayloadMaker:
+    """What makes the payloads of events of a type that is not among PAYLOAD_MAKERS yet.
 
-
-def _remember_type(kind: str) -> PayloadMaker:
+    Raises FieldError for a bad type.
+    """
     payload_parser(kind)
-    if len(_makers) >= _CACHED_TYPES:
-        _makers.clear()
-        _makers.update(_BUILT_IN)
-    maker = _makers[kind] = _message if is_message(kind) else _nothing
+    if len(PAYLOAD_MAKERS) >= _CACHED_TYPES:
+        PAYLOAD_MAKERS.clear()
+        PAYLOAD_MAKERS.update(_BUILT_IN)
+    maker = PAYLOAD_MAKERS[kind] = _message if is_message(kind) else _nothing
     return maker
 
 
@@ -195,4 +193,5 @@ _BUILT_IN: dict[str, PayloadMaker] = {
     "app.screen": _app_screen,
     CUSTOMER_UPDATE: _customer_update,
 }
-_makers = dict(_BUILT_IN)
+PAYLOAD_MAKERS = dict(_BUILT_IN)
+"""By event type; other types come to be here with their first event."""

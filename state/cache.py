@@ -38,11 +38,10 @@ class CustomerCache:
         young = self._young
         found = list(map(young.get, customer_ids))
         if None in found:
-            absent = [
-                customer_id for customer_id, customer in zip(customer_ids, found, strict=True) if customer is None
-            ]
-            self._bring(list(dict.fromkeys(absent)))
-            found = [young[customer_id] for customer_id in customer_ids]
+            absent = [place for place, customer in enumerate(found) if customer is None]
+            self._bring(list(dict.fromkeys([customer_ids[place] for place in absent])))
+            for place in absent:
+                found[place] = young[customer_ids[place]]
         return found  # type: ignore[return-value]  # every None is gone
 
     def visit(self, customer_ids: Iterable[str]) -> list[Customer]:

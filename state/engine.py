@@ -27,7 +27,7 @@ from state.wave import Due, Wave
 
 MARKER_KEY = b"marker"
 DEFAULT_CACHED_CUSTOMERS = 50_000
-MOST_RECORDS = 65_536  # of a long batch: the more, the less often a busy customer is written
+MOST_RECORDS = 262_144  # of a long batch: the more, the less often a busy customer is written
 MOST_WRITTEN = 20_000  # customers of a long batch: a write set holds them all
 LAST_ID = "\U0010ffff" * 2  # above every customer's id
 
@@ -104,13 +104,15 @@ class PartitionEngine:
     def begin(self, until_ms: int = LAST_INSTANT_MS) -> Batch:
         """Begin a batch that takes its records bit by bit, until `finish`; nothing else may run meanwhile.
 
-        Neither its records nor the clock may go beyond `until_ms`: the smaller, the fewer deadlines are read.
+        It takes none that are later than `until_ms`: the smaller, the fewer deadlines are read.
         """
         until_ms = max(until_ms, self.marker.clock_ms)
         due = self._overlay.due(until_ms, self._most_deadlines)
-        cut_ms = due[-1][0] if self._strict_order and len(due) == self._most_deadlines else NEVER_MS
-        computation = self._computation((min(cut_ms - 1, until_ms), LAST_ID))
-        return Batch(computation, self._cache, [(at_ms, key.decode()) for at_ms, key in due], cut_ms)
+        is_cut = self._strict_order and len(due) == self._most_deadlines
+        cut_ms = due[-1][0] if is_cut else until_ms + 1
+        computation = self._computation((cut_ms - 1, LAST_ID))
+        wave = [(at_ms, key.decode()) for at_ms, key in due]
+        return Batch(computation, self._cache, wave, cut_ms, wave[-1] if is_cut else (until_ms, LAST_ID))
 
     def finish(self, batch: Batch) -> BatchResult:
         """The end of a batch that was begun: from here on it is one like any other."""
@@ -181,13 +183,14 @@ class Batch:
     Changes come as they are decided; they and the state are only good once the batch is finished and committed.
     """
 
-    def __init__(self, computation: Computation, cache: CustomerCache, due: list[Due], cut_ms: int) -> None:
+    def __init__(self, computation: Computation, cache: CustomerCache, due: list[Due], cut_ms: int, last: Due) -> None:
         self.computation = computation
         self.taken = 0
         self._cache = cache
         self._due = due  # the stored deadlines, in order
         self._awaited = 0  # how many of them have been handed on
         self._cut_ms = cut_ms  # from here on there may be deadlines that are not among them
+        self._last = last  # up to there it has all
         self._is_cut = False
         self._is_closed = False
 
@@ -219,8 +222,8 @@ class Batch:
         if self._is_closed:
             return
         if self._is_cut or until_ms >= self._cut_ms:
-            until_ms = self._cut_ms - 1 if self.taken else self._cut_ms
-            computation.limit = (until_ms, LAST_ID if self.taken else self._due[-1][1])
+            computation.limit = (self._cut_ms - 1, LAST_ID) if self.taken else self._last
+            until_ms = computation.limit[0]
         else:
             computation.clock_ms = until_ms
         self._await_until(until_ms, [])
@@ -359,17 +362,22 @@ class Computation:
                 elif flip_ms < next_ms:
                     next_ms = flip_ms
         for key in due:
-            next_ms = min(next_ms, counts[key].expire(customer, customer.counts[key], at_ms, flipped))
+            flip_ms = counts[key].expire(customer, customer.counts[key], at_ms, flipped)
+            if flip_ms < next_ms:
+                next_ms = flip_ms
         if customer.sums:
-            sums = self._definitions.sums
-            for key, amounts in list(customer.sums.items()):
-                if key in sums:
-                    next_ms = min(next_ms, sums[key].expire(customer, amounts, at_ms, flipped))
+            next_ms = min(next_ms, self._expire_sums(customer, at_ms, flipped))
         customer.deadline_ms = next_ms
         self._write(customer)
         self._await(customer)
         if flipped:
             self._decide(customer, _readers(flipped), at_ms, at_ms, "deadline", None)
+
+    def _expire_sums(self, customer: Customer, at_ms: int, flipped: list[Atom]) -> int:
+        """Let amounts pass, and answer when the next do."""
+        sums = self._definitions.sums
+        kept = [(sums[key], amounts) for key, amounts in customer.sums.items() if key in sums]
+        return min([each.expire(customer, amounts, at_ms, flipped) for each, amounts in kept], default=NEVER_MS)
 
     def _await(self, customer: Customer) -> None:
         """The customer's next deadline may still fall into this batch."""
@@ -550,9 +558,13 @@ class Computation:
         cause: Cause | None = None
         differing = customer.differing
         for segment in readers:
-            key = segment.key
-            truths = segment.truths(customer, at_ms)
-            now_in = any(truths) if segment.any_of else all(truths)
+            key, sole = segment.key, segment.sole
+            if sole is not None:
+                now_in = sole.holds(customer, at_ms) is segment.sole_wanted
+                truths = [now_in]
+            else:
+                truths = segment.truths(customer, at_ms)
+                now_in = segment.agrees(truths)
             if now_in is ((key in differing) is not segment.default):
                 continue
             if now_in is segment.default:
@@ -561,8 +573,9 @@ class Computation:
                 differing.add(key)
             if event is not None and cause is None:
                 cause = _cause(event)
-            effective_ms = max(event_ms, customer.last_effective_ms)
-            customer.last_effective_ms = effective_ms
+            effective_ms = customer.last_effective_ms
+            if event_ms > effective_ms:
+                effective_ms = customer.last_effective_ms = event_ms
             valid_until_ms = segment.flips_at(customer, at_ms, now_in)
             kind: Literal["entered", "left"] = "entered" if now_in else "left"
             self._emit(customer, segment, kind, effective_ms, valid_until_ms, reason, cause, truths)
@@ -580,6 +593,7 @@ class Computation:
         version: int | None = None,
     ) -> None:
         self._sequence = sequence = self._sequence + 1
+        effective_at = format_time(effective_ms)
         self._changes.append(
             Change(
                 change_id(customer.id, segment.id, kind, sequence, effective_ms),
@@ -589,7 +603,7 @@ class Computation:
                 segment.version if version is None else version,
                 customer.id,
                 sequence,
-                format_time(effective_ms),
+                effective_at,
                 self._decided_at,
                 None if valid_until_ms is None or valid_until_ms > LAST_INSTANT_MS else format_time(valid_until_ms),
                 reason,

@@ -27,13 +27,14 @@ from connectors.dead_letters import dead_letter_line
 from connectors.json_events import decode_lines
 from connectors.lines import LineBatch, open_lines, read_batches, skip_to
 from state.definitions_record import require_segments
-from state.engine import Batch, BatchResult, PartitionEngine
+from state.engine import Batch, BatchResult, PartitionEngine, latest_ms
 from state.store import Store
 
 POSITION_KEY = b"replay"
 CHUNK_BYTES = 64 << 10  # of input at once: its events stay in the processor's cache from reading to deciding
 OLDER_OBJECTS = 10_000_000  # that may come to be before the garbage collector looks at any twice
 MOST_DEADLINES = 20_000  # read at a time, at the beginning of each batch
+LEAST_SPAN_MS = 3_600_000  # of a batch whose deadlines are read
 
 
 class Position(msgspec.Struct):
@@ -125,6 +126,8 @@ class Replay:
         self._output = Output(output, sys.stdout.buffer, self._position.output_bytes)
         self._dead_letters = Output(dead_letters, sys.stderr.buffer, self._position.dead_letter_bytes)
         self._progress = progress
+        self._begun_ms = 0  # the clock when the batch was begun
+        self._span_ms = LEAST_SPAN_MS  # how far beyond its first records a batch may come
         self._totals = Totals()
 
     def run(self, events: str, until_ms: int | None = None) -> Totals:
@@ -178,7 +181,8 @@ class Replay:
 
     def _take(self, records: list[Event | Rejected]) -> int:
         if self._batch is None:
-            self._batch = self._engine.begin()
+            self._batch = self._engine.begin(latest_ms(records) + self._span_ms)
+            self._begun_ms = self._engine.marker.clock_ms
         taken = self._batch.take(records, _now_ms())
         self._write(*self._batch.outcome(), taken)
         if taken < len(records):
@@ -196,6 +200,7 @@ class Replay:
         if self._batch is not None:
             batch, self._batch = self._batch, None
             self._commit(self._engine.finish(batch))
+            self._span_ms = max(LEAST_SPAN_MS, 2 * (self._engine.marker.clock_ms - self._begun_ms))
 
     def _write(self, changes: list[Change], rejected: list[Rejected], taken: int) -> None:
         self._output.write(change_lines(changes))
