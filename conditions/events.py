@@ -22,7 +22,7 @@ class Url(msgspec.Struct, frozen=True, gc=False):
 
 class PageVisit(msgspec.Struct, frozen=True, gc=False):
     url: Url
-    referrer: Url | None = None
+    referrer: str | None = None  # as written; seldom asked for
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):

@@ -19,7 +19,8 @@ All times and durations are milliseconds. FOREVER stands for a window without en
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import xxhash
@@ -40,6 +41,8 @@ AmountEntry = tuple[int, int, int]  # event time, hash of the event's id, amount
 Register = tuple[int, Any, list[int]]
 READ_BACK = -1
 
+NOTHING: Mapping[int, Any] = MappingProxyType({})  # what nearly all customers have, in one piece of memory for all
+
 
 class Summaries:
     """What is known of one customer, by feature key. Entries are sorted, oldest first.
@@ -53,10 +56,22 @@ class Summaries:
 
     def __init__(self) -> None:
         self.counts: dict[int, Entries] = {}
-        self.sums: dict[int, list[AmountEntry]] = {}
-        self.registers: dict[int, Register] = {}
+        self.sums: Mapping[int, list[AmountEntry]] = NOTHING
+        self.registers: Mapping[int, Register] = NOTHING
         self.deadline_ms = FOREVER
         self.touched: frozenset[int] = frozenset()
+
+    def own_sums(self) -> dict[int, list[AmountEntry]]:
+        """The sums, to be changed."""
+        own = self.sums if isinstance(self.sums, dict) else {}
+        self.sums = own
+        return own
+
+    def own_registers(self) -> dict[int, Register]:
+        """The registers, to be changed."""
+        own = self.registers if isinstance(self.registers, dict) else {}
+        self.registers = own
+        return own
 
     def touch(self, key: int) -> None:
         """Remember that a summary changed which may be large."""
@@ -424,7 +439,7 @@ class SumFeature:
         time_ms = event.time_ms
         if time_ms <= clock_ms - self.widest_ms or not self.since_ms <= time_ms < self.until_ms:
             return False
-        entries = summaries.sums.setdefault(self.key, [])
+        entries = summaries.own_sums().setdefault(self.key, [])
         at = bisect_left(entries, (time_ms, id_hash, -1))
         if at < len(entries) and entries[at][:2] == (time_ms, id_hash):
             return False
@@ -458,7 +473,7 @@ class SumFeature:
             del entries[:expired]
             summaries.touch(self.key)
             if not entries:
-                del summaries.sums[self.key]
+                del summaries.own_sums()[self.key]
         return next_ms
 
 
@@ -499,7 +514,7 @@ class RegisterFeature:
                 return False
             if time_ms == old[0]:
                 writers = [*old[2], id_hash]
-        summaries.registers[self.key] = (time_ms, value, writers)
+        summaries.own_registers()[self.key] = (time_ms, value, writers)
         before = set() if old is None else set(self._index.match(old[1]))
         flipped.extend(before ^ set(self._index.match(value)))
         return True
@@ -511,14 +526,14 @@ class RegisterFeature:
         """
         old = summaries.registers.get(self.key)
         if old is None or time_ms > old[0]:
-            summaries.registers[self.key] = (time_ms, value, [id_hash, READ_BACK])
+            summaries.own_registers()[self.key] = (time_ms, value, [id_hash, READ_BACK])
             return True
         if time_ms < old[0] or id_hash in old[2]:
             return False
         at = old[2].index(READ_BACK) if READ_BACK in old[2] else -1
         before, live = old[2][: max(at, 0)], old[2][at + 1 :]
         writers = [*before, id_hash, READ_BACK, *live]
-        summaries.registers[self.key] = (time_ms, old[1] if live else value, writers)
+        summaries.own_registers()[self.key] = (time_ms, old[1] if live else value, writers)
         return True
 
 

@@ -254,13 +254,18 @@ def url_slots(
     }
 
 
-def referrer_address(event: Event) -> Address | None:
+def referrer_url(event: Event) -> Url | None:
     referrer = event.payload.referrer  # type: ignore[union-attr]  # page.visit events only
+    return None if referrer is None else parse_url(referrer)
+
+
+def referrer_address(event: Event) -> Address | None:
+    referrer = referrer_url(event)
     return None if referrer is None else (referrer.host, referrer.path)
 
 
 PAGE_SLOTS = url_slots("page", attrgetter("payload.url"), attrgetter("payload.url.host", "payload.url.path"))
-REFERRER_SLOTS = url_slots("referrer", attrgetter("payload.referrer"), referrer_address)
+REFERRER_SLOTS = url_slots("referrer", referrer_url, referrer_address)
 
 
 class UrlCondition(CountCondition, frozen=True, kw_only=True):

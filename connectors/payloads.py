@@ -156,11 +156,9 @@ def _page_visit(properties: dict[str, Any]) -> PageVisit:
     if url is None:
         raise _no_url(text)
     referrer = properties.get("referrer")
-    if referrer is None:
-        return PageVisit(url)
-    if type(referrer) is not str:
+    if referrer is not None and type(referrer) is not str:
         raise wrong_type("properties.referrer", "a string", referrer)
-    return PageVisit(url, parse_url(referrer))
+    return PageVisit(url, referrer)
 
 
 def _no_url(value: object) -> FieldError:

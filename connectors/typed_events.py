@@ -132,11 +132,11 @@ def _nothing(_read: Envelope) -> None:
 
 
 def _page_visit(read: Envelope) -> PageVisit:
-    url = parse_url(_required(read.properties.url))
+    text = read.properties.url
+    url = None if text is None else parse_url(text)
     if url is None:
         raise OddEvent
-    referrer = read.properties.referrer
-    return PageVisit(url) if referrer is None else PageVisit(url, parse_url(referrer))
+    return PageVisit(url, read.properties.referrer)
 
 
 def _message(read: Envelope) -> Message:

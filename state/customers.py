@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from conditions.features import FOREVER, INLINE_ENTRIES, AmountEntry, Register, Summaries
+from conditions.features import FOREVER, INLINE_ENTRIES, NOTHING, AmountEntry, Register, Summaries
 
 SPILL_MARK = b"\xff"
 NEVER_MS = FOREVER
@@ -40,6 +40,7 @@ class _Head(msgspec.Struct, array_like=True, gc=False):
     differing: list[int]
 
 
+_NONE: dict[int, Any] = {}
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Record).decode
 _decode_head = msgspec.msgpack.Decoder(_Head).decode
@@ -80,8 +81,8 @@ class Customer(Summaries):
         """Become unknown. What the store still holds is remembered, so that writing removes it."""
         self.known = False
         self.counts = {}
-        self.sums = {}
-        self.registers = {}
+        self.sums = NOTHING
+        self.registers = NOTHING
         self.differing: set[int] = set()
         self.asked = 0
         self.born = 0
@@ -120,8 +121,10 @@ def decode_customer(customer_id: str, record: bytes) -> Customer:
     customer.last_effective_ms = fields.last_effective_ms
     customer.differing = set(fields.differing)
     customer.counts.update(fields.counts)
-    customer.sums = fields.sums
-    customer.registers = fields.registers
+    if fields.sums:
+        customer.sums = fields.sums
+    if fields.registers:
+        customer.registers = fields.registers
     customer.spilled = frozenset(fields.spilled)
     customer.asked = fields.asked
     customer.born = fields.born
@@ -131,7 +134,7 @@ def decode_customer(customer_id: str, record: bytes) -> Customer:
 def add_spilled(customer: Customer, feature_key: int, record: bytes) -> None:
     """Add a summary that has a key of its own."""
     if record[:1] == _SUMS:
-        customer.sums[feature_key] = _decode_sums(memoryview(record)[1:])
+        customer.own_sums()[feature_key] = _decode_sums(memoryview(record)[1:])
     else:
         customer.counts[feature_key] = _decode_counts(memoryview(record)[1:])
 
@@ -153,8 +156,8 @@ def encode_customer(customer: Customer) -> list[tuple[bytes, bytes | None]]:
         customer.last_effective_ms,
         list(customer.differing),
         customer.counts,
-        customer.sums,
-        customer.registers,
+        customer.sums or _NONE,
+        customer.registers or _NONE,
         (),
         customer.asked,
         customer.born,
@@ -177,7 +180,7 @@ def _encode_spilling(
         list(customer.differing),
         {each: entries for each, entries in customer.counts.items() if each not in large},
         {each: entries for each, entries in customer.sums.items() if each not in large},
-        customer.registers,
+        customer.registers or _NONE,
         list(large),
         customer.asked,
         customer.born,
