@@ -26,8 +26,8 @@ from streams.settings import Settings
 
 MOST_DEADLINES = 4_000  # of waves, between two batches of live events; all partitions of a worker share them
 FEWEST_DEADLINES = 50  # of one partition
-ORDERED_DEADLINES = 1_000  # of one partition whose batches are cut at deadlines
-BUFFERED_BATCHES = 3  # of each topic, after which it is not fetched for a while
+ORDERED_DEADLINES = 1_000  # of one partition whose batches are cut at deadlines, and of few records
+BUFFERED_BATCHES = 2  # of each topic, after which it is not fetched for a while
 SLICE_RECORDS = 250  # decoded at a time
 
 Buffered = tuple[int, int | None, Fetched]  # where it stands in the merged order, and the record with its timestamp
@@ -177,10 +177,12 @@ class Partition:
         Of a wave it takes a bounded part, the smaller the more `partitions` take theirs in the same turn: whatever
         falls due, a live event waits for no more than two such turns.
         """
-        if self._wall_clock:
-            self.engine.take_deadlines(max(FEWEST_DEADLINES, MOST_DEADLINES // partitions))
         at_end = {topic: self._reached(buffer, ends) for topic, buffer in self.buffers.items()}
         taken = self._merged(at_end)
+        if self._wall_clock:
+            self.engine.take_deadlines(max(FEWEST_DEADLINES, MOST_DEADLINES // partitions))
+        else:
+            self.engine.take_deadlines(max(ORDERED_DEADLINES, len(taken) // 2))
         clock_ms = self._clock_target(at_end, ends)
         if not taken and not self.engine.tick(max(clock_ms, self.engine.marker.clock_ms)):
             return None

@@ -93,7 +93,7 @@ class Settings(BaseSettings):
     message_max_bytes: int = Field(
         1_000_000, ge=10_000, description="largest batch of records to send; no more than the topics' max.message.bytes"
     )
-    batch_records: int = Field(4000, ge=1, le=100_000, description="records of one partition a batch, at most")
+    batch_records: int = Field(16_000, ge=1, le=100_000, description="records of one partition a batch, at most")
     cache_customers: int = Field(50_000, ge=100, description="decoded customers a partition keeps in memory")
     cache_mib: int = Field(64, ge=8, description="MiB of RocksDB block cache, shared by all partitions")
     web_host: str = Field("127.0.0.1", description="address of /metrics, /livez and /readyz")

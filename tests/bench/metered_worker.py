@@ -1,7 +1,7 @@
 """`rollcall worker` with a meter: settings from the environment, as the command has, and two more of the meter's own.
 
-`ROLLCALL_BENCH_METER` names the file for the figures. After `ROLLCALL_BENCH_EVENTS` records the process ends itself, as
-SIGTERM would. The meter looks once a poll and once a batch, never at an event.
+`ROLLCALL_BENCH_METER` names the file for the figures. After `ROLLCALL_BENCH_EVENTS` records (0: never) the process ends
+itself, as SIGTERM would. The meter looks once a poll and once a batch, never at an event.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ class Meter(msgspec.Struct):
     first: Note | None = None
     half: Note | None = None
     last: Note | None = None
+    end: Note | None = None  # once everything is closed
     applied: int = 0
     peak_mib: float = 0.0
     transaction_s: float = 0.0  # mean
@@ -64,6 +65,8 @@ class MeteredMetrics(Metrics):
         super().count(number, result)
         METER.applied += result.consumed
         total = int(os.environ["ROLLCALL_BENCH_EVENTS"])
+        if total == 0:
+            return
         if METER.half is None and METER.applied >= total // 2:
             METER.half = note()
         if METER.last is None and METER.applied >= total:
@@ -88,6 +91,7 @@ def main() -> None:
     try:
         command()
     finally:
+        METER.end = note()
         METER.peak_mib = peak_mib(os.getpid())
         Path(os.environ["ROLLCALL_BENCH_METER"]).write_bytes(msgspec.json.encode(METER))
 

@@ -15,13 +15,14 @@ import tempfile
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
 import msgspec
 import yaml
-from confluent_kafka import Message
+from confluent_kafka import Consumer, Message, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from conditions.changes import Change
@@ -31,10 +32,11 @@ from deploy.kafka.broker import Broker
 from tests.bench.documents import TEN
 from tests.bench.live import measure_latency
 from tests.bench.machine import say
-from tests.bench.stages import new_stage, run_metered
-from tests.kafka.workers import Stage, messages, until
+from tests.bench.stages import PARTITIONS, new_stage, run_metered, run_workers
+from tests.kafka.workers import PATIENCE_S, Stage, messages, until
 
 ROLLCALL = "rollcall"
+ROLLCALL_TWICE = "rollcall, two processes"
 TOPIC = "events"  # which the folder's generator fills
 EVENTS = 500_000
 LOADS = 3
@@ -83,9 +85,11 @@ def measure(folder: Path, rounds: int, only: Sequence[str] = (), latency_s: int 
         runner = Runner(folder, broker)
         judge = Judge(folder, runner.load())
         for number in range(rounds):
-            for peer in [ROLLCALL, *(each for each in peers if not (number and each in SLOW_PEERS))]:
+            for peer in [ROLLCALL, ROLLCALL_TWICE, *(each for each in peers if not (number and each in SLOW_PEERS))]:
                 if peer == ROLLCALL:
                     run = throughput_of_rollcall(broker, Path(temporary), f"throughput-{number}", judge)
+                elif peer == ROLLCALL_TWICE:
+                    run = throughput_of_two(broker, Path(temporary), f"two-{number}", judge)
                 else:
                     run = runner.throughput(peer)
                 throughput[peer].append(run)
@@ -196,6 +200,13 @@ def delete_topic(bootstrap_servers: str, topic: str) -> None:
     until(lambda: topic not in admin.list_topics(timeout=5).topics, f"{topic} is gone")
 
 
+def ends_of(bootstrap_servers: str, topic: str) -> dict[tuple[str, int], int]:
+    """The offset after the last record of each partition."""
+    with closing(Consumer({"bootstrap.servers": bootstrap_servers, "group.id": "ends"})) as consumer:
+        places = [TopicPartition(topic, number) for number in range(PARTITIONS)]
+        return {(topic, each.partition): consumer.get_watermark_offsets(each, timeout=PATIENCE_S)[1] for each in places}
+
+
 # -- Rollcall ---------------------------------------------------------------------------------------------------------
 
 
@@ -212,6 +223,23 @@ def throughput_of_rollcall(broker: Broker, folder: Path, name: str, judge: Judge
         "half2_ev_s": EVENTS / 2 / run.seconds_of_second_half,
         "cpu_s_per_m": run.cpu_seconds * per_million,
         "cpu_to_last_s_per_m": run.cpu_seconds_to_last * per_million,
+        "start_cpu_s": run.start_cpu_seconds,
+        "rss_mb": run.peak_mib,
+        "load1": os.getloadavg()[0],
+        **verdict,
+    }
+
+
+def throughput_of_two(broker: Broker, folder: Path, name: str, judge: Judge) -> dict[str, Any]:
+    """Two worker processes that share the topic from their start on, joining and handing over included."""
+    stage = new_stage(broker, folder, name, topic=TOPIC, clock="event")
+    stage.ends = ends_of(broker.bootstrap_servers, TOPIC)
+    run = run_workers(stage, 2)
+    verdict = judge.verdict(stage)
+    return {
+        "peer": ROLLCALL_TWICE,
+        "ev_s": EVENTS / (verdict.pop("appended_at") - run.first_record_at),
+        "cpu_s_per_m": run.cpu_seconds * 1e6 / EVENTS,
         "start_cpu_s": run.start_cpu_seconds,
         "rss_mb": run.peak_mib,
         "load1": os.getloadavg()[0],
@@ -304,7 +332,7 @@ def say_table(throughput: dict[str, list[dict[str, Any]]], latency: dict[str, li
     print("\n| | runs | events/s | second half | CPU s a million | peak MiB | p50 ms | p99 ms | missing, extra |")
     print("| --- |" + " ---: |" * 8)
     for peer, runs in throughput.items():
-        cells = [f"{middle(runs, name):,.{digits}f}" for name, digits in COLUMNS]
+        cells = [f"{middle(runs, name):,.{digits}f}" if name in runs[0] else "–" for name, digits in COLUMNS]
         cells += [f"{middle(latency[peer], name):.0f}" if peer in latency else "–" for name in ("p50_ms", "p99_ms")]
         wrong = [sum(run[name] for run in runs) if "missing" in runs[0] else "–" for name in ("missing", "extra")]
         print(f"| {peer} | {len(runs)} | {' | '.join(cells)} | {wrong[0]}, {wrong[1]} |", flush=True)

@@ -77,6 +77,36 @@ def run_metered(stage: Stage, total: int, name: str = "worker", module: str = ME
     )
 
 
+class SharedRun(msgspec.Struct, kw_only=True):
+    """What several workers took together, from the first record of any."""
+
+    cpu_seconds: float  # to the end of their processes
+    start_cpu_seconds: float
+    peak_mib: float  # of all, one after the other
+    first_record_at: float  # seconds since the epoch
+
+
+def run_workers(stage: Stage, count: int, **settings: Any) -> SharedRun:
+    """Let so many workers share what is in the topics, and end them once all of it is applied."""
+    files = [stage.folder / f"worker-{number}.meter" for number in range(count)]
+    workers = [
+        stage.start(file.stem, module=METERED, bench_meter=str(file), bench_events="0", **settings) for file in files
+    ]
+    try:
+        stage.wait_applied(PATIENCE_S)
+    finally:
+        codes = [worker.stop() for worker in workers]
+    assert not any(codes), "\n".join(worker.log_tail() for worker in workers)
+    meters = [msgspec.json.decode(file.read_bytes(), type=Meter) for file in files]
+    at_work = [(meter.first, meter.end) for meter in meters if meter.first is not None and meter.end is not None]
+    return SharedRun(
+        cpu_seconds=sum(end.cpu - first.cpu for first, end in at_work),
+        start_cpu_seconds=sum(first.cpu for first, _ in at_work),
+        peak_mib=sum(meter.peak_mib for meter in meters),
+        first_record_at=min(first.wall for first, _ in at_work),
+    )
+
+
 class Start(msgspec.Struct, kw_only=True):
     """How a plain worker came up, as it says itself."""
 
