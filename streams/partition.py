@@ -193,8 +193,7 @@ class Partition:
 
     def _decided(self, taken: list[Taken], now_ms: int, clock_ms: int) -> BatchResult:
         """Decoded slice by slice: events that wait would push the customers out of the processor's cache."""
-        latest_ms = max((buffered[0] for _, buffered in taken), default=0)
-        batch = self.engine.begin(max(latest_ms, clock_ms))
+        batch = self.engine.begin(max(clock_ms, _latest_ms(taken)))
         for at in range(0, len(taken), SLICE_RECORDS):
             records = _decode(taken[at : at + SLICE_RECORDS], self.number)
             if batch.take(records, now_ms) < len(records):
@@ -245,6 +244,12 @@ class Partition:
         """Put records that did not fit the batch back where they came from."""
         for buffer, buffered in reversed(taken):
             buffer.records.appendleft(buffered)
+
+
+def _latest_ms(taken: Sequence[Taken]) -> int:
+    """A time that none of the records is beyond; one without a timestamp takes its event's, which may be any."""
+    stamps = [-1 if timestamp_ms is None else timestamp_ms for _, (_, timestamp_ms, _) in taken]
+    return LAST_INSTANT_MS if stamps and min(stamps) < 0 else max(stamps, default=0)
 
 
 def _decode(taken: Sequence[Taken], number: int) -> list[Event | Rejected]:

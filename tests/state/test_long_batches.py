@@ -11,9 +11,10 @@ import pytest
 
 import state.engine
 from conditions.changes import Change
-from conditions.definitions import Definitions, compile_definitions
+from conditions.definitions import LAST_INSTANT_MS, Definitions, compile_definitions
 from conditions.documents import parse_segments
 from conditions.events import Event, Rejected
+from conditions.times import DAY_MS
 from connectors.json_events import decode_lines
 from state.engine import PartitionEngine
 from state.memory_store import MemoryStore
@@ -46,7 +47,8 @@ def bit_by_bit(
     engine = PartitionEngine(store, definitions, cached_customers=2, most_deadlines=3, most_changes=5)
     changes: list[Change] = []
     while records:
-        batch = engine.begin()
+        until_ms = engine.marker.clock_ms + chance.choice((0, DAY_MS, 40 * DAY_MS))
+        batch = engine.begin(chance.choice((until_ms, LAST_INSTANT_MS)))
         left = chance.randint(1, 8)
         taken = 1
         while records and left and taken:

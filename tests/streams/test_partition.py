@@ -15,7 +15,14 @@ from connectors.segment_files import load_segments
 from state.rocksdb_store import RocksdbStore
 from streams.kafka.security import Connection
 from streams.pace import Pace
-from streams.partition import FEWEST_DEADLINES, MOST_DEADLINES, Partition, RecordsMissing
+from streams.partition import (
+    FEWEST_DEADLINES,
+    MOST_DEADLINES,
+    ORDERED_DEADLINES,
+    SLICE_RECORDS,
+    Partition,
+    RecordsMissing,
+)
 from streams.polling import Fetched, LogEnd
 from streams.redefining import Background
 from streams.settings import load_settings
@@ -26,16 +33,21 @@ TOPIC = "visits"
 
 
 @pytest.fixture
-def partition(tmp_path: Path) -> Iterator[Partition]:
+def partition(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Partition]:
+    """With the wall clock, or with the one that is the fixture's parameter."""
     path = tmp_path / "segments.yaml"
     path.write_text("segments: [{id: s, name: s, conditions: [{kind: page_visit, within: 1h}]}]\n")
-    settings = load_settings({"topics": (TOPIC,), "clock": "wall", "batch_records": 100_000})
+    clock = getattr(request, "param", "wall")
+    settings = load_settings({"topics": (TOPIC,), "clock": clock, "batch_records": 100_000})
     store = RocksdbStore.open(tmp_path / "state")
     definitions = compile_definitions(load_segments(path))
     background = Background(Connection("nowhere:9092"), Pace(settings.backfill_share))
     opened = Partition(0, 1, "lineage", store, settings, background, definitions)
     yield opened
     opened.close()
+
+
+event_clock = pytest.mark.parametrize("partition", ["event"], indirect=True)
 
 
 class Log:
@@ -46,13 +58,13 @@ class Log:
         self._written = 0
 
     def visit(self, customers: list[str], at_ms: int) -> None:
-        first = self._written
-        records = [
-            Fetched(first + place, at_ms, customer.encode(), visit_of(customer))
-            for place, customer in enumerate(customers)
-        ]
-        self._partition.receive(TOPIC, records, first, at_ms)
-        self._written += len(records)
+        for customer in customers:
+            self.add(customer, visit_of(customer), at_ms)
+
+    def add(self, customer: str, value: bytes, at_ms: int | None) -> None:
+        record = Fetched(self._written, at_ms, customer.encode(), value)
+        self._partition.receive(TOPIC, [record], self._written, at_ms or 0)
+        self._written += 1
 
     def decide(self, partitions: int) -> list[Change]:
         """What the partition decides in one turn, and commits."""
@@ -64,12 +76,13 @@ class Log:
         return result.changes
 
 
-def visit_of(customer: str) -> bytes:
+def visit_of(customer: str, **more: object) -> bytes:
     fields = {
         "event_id": "1",
         "type": "page.visit",
         "customer_id": customer,
         "properties": {"url": "https://a.example/"},
+        **more,
     }
     return orjson.dumps(fields)
 
@@ -106,3 +119,39 @@ def test_a_poll_that_got_lost_is_noticed_by_the_next_one(partition: Partition) -
     with pytest.raises(RecordsMissing, match="3 records were handed over, 1 arrived"):
         partition.receive(TOPIC, [Fetched(3, START_MS, b"a", visit_of("a"))], 3, START_MS)
     assert partition.waiting == 1
+
+
+@event_clock
+def test_deadlines_before_a_record_without_a_timestamp_fire_before_it(partition: Partition) -> None:
+    log = Log(partition)
+    log.visit(["anna"], START_MS)
+    log.add("bert", visit_of("bert", time=START_MS + 2 * HOUR_MS), -1)  # it takes its event's time
+    changes = log.decide(1)
+    assert [(each.customer_id, each.type) for each in changes] == [
+        ("anna", "entered"),
+        ("anna", "left"),
+        ("bert", "entered"),
+    ]
+
+
+@event_clock
+def test_an_invalid_record_does_not_move_the_clock(partition: Partition) -> None:
+    log = Log(partition)
+    log.visit(["anna"], START_MS)
+    log.add("bert", b"no event", START_MS + 2 * HOUR_MS)
+    assert kinds(log.decide(1)) == (1, 0)
+    assert partition.engine.marker.clock_ms == START_MS
+
+
+@event_clock
+def test_with_the_event_clock_a_wave_of_any_size_fires_before_the_records_after_it(partition: Partition) -> None:
+    log = Log(partition)
+    customers = [f"c{number}" for number in range(ORDERED_DEADLINES + 100)]
+    log.visit(customers, START_MS)
+    assert kinds(log.decide(1)) == (len(customers), 0)
+    log.visit(customers[: 2 * SLICE_RECORDS + 1], START_MS + 2 * HOUR_MS)
+    changes: list[Change] = []
+    while decided := log.decide(1):
+        changes += decided
+    assert [change.type for change in changes] == ["left"] * len(customers) + ["entered"] * (2 * SLICE_RECORDS + 1)
+    assert partition.waiting == 0
