@@ -88,7 +88,7 @@ def run_frozen(new_stage: NewStage, step: str) -> None:
 
 
 def run_wave(new_stage: NewStage, signal_name: str) -> None:
-    stage = new_stage(partitions=1)
+    stage = new_stage(partitions=1, batch_records="4000")
     feed = Feed(stage.topics, seed=7, customers=3_000, step_ms=20)
     stage.send(feed.records(6_000))
     stage.send([feed.late(hours=30)])
