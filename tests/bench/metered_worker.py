@@ -38,6 +38,7 @@ class Meter(msgspec.Struct):
     last: Note | None = None
     end: Note | None = None  # once everything is closed
     applied: int = 0
+    applied_at_half: int = 0  # half of them, and what else the batch had
     peak_mib: float = 0.0
     transaction_s: float = 0.0  # mean
 
@@ -69,6 +70,7 @@ class MeteredMetrics(Metrics):
             return
         if METER.half is None and METER.applied >= total // 2:
             METER.half = note()
+            METER.applied_at_half = METER.applied
         if METER.last is None and METER.applied >= total:
             METER.last = note()
             for call in AT_LAST:

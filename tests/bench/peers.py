@@ -220,7 +220,7 @@ def throughput_of_rollcall(broker: Broker, folder: Path, name: str, judge: Judge
     return {
         "peer": ROLLCALL,
         "ev_s": EVENTS / seconds,
-        "half2_ev_s": EVENTS / 2 / run.seconds_of_second_half,
+        "half2_ev_s": run.events_of_second_half / run.seconds_of_second_half,
         "cpu_s_per_m": run.cpu_seconds * per_million,
         "cpu_to_last_s_per_m": run.cpu_seconds_to_last * per_million,
         "start_cpu_s": run.start_cpu_seconds,

@@ -122,6 +122,7 @@ def true_by_default(broker: Broker, folder: Path, count: int, total: int) -> dic
     print()
     say(f"{count:,} segments true by default: changes of {DEFAULTS_CUSTOMERS} new customers", f"{entered:,}")
     say("CPU µs a change", f"{run.cpu_seconds_to_last / entered * 1e6:.1f}")
-    say("CPU µs an event once all are known", f"{run.cpu_seconds_of_second_half / (total / 2) * 1e6:.1f}")
+    settled_s = run.cpu_seconds_of_second_half / max(1, run.events_of_second_half)
+    say("CPU µs an event once all are known", f"{settled_s * 1e6:.1f}")
     say("peak memory, MiB", f"{run.peak_mib:,.0f}")
     return {"segments": count, "events": total, "changes": entered, "run": run}
