@@ -66,7 +66,7 @@ class _Properties(msgspec.Struct, gc=False):
     items: list[_Item | None] | None = None
 
 
-class Envelope(msgspec.Struct, gc=False, kw_only=True):
+class Envelope(msgspec.Struct, gc=False):
     """An event as it is written."""
 
     event_id: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_EVENT_ID_CHARACTERS)]
@@ -74,12 +74,12 @@ class Envelope(msgspec.Struct, gc=False, kw_only=True):
     customer_id: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_CUSTOMER_ID_CHARACTERS)]
     time: str | int | None = None
     received_at: str | int | None = None
-    properties: _Properties
+    properties: _Properties = msgspec.field(default_factory=_Properties)
     value: bytes = msgspec.field(default=b"", name="(the record, which is laid here)")
 
     def read(self) -> dict[str, Any]:
         """All properties, decoded."""
-        properties: dict[str, Any] = load_json(self.value)["properties"]
+        properties: dict[str, Any] = load_json(self.value).get("properties", {})
         return properties
 
 

@@ -567,6 +567,26 @@ def test_the_quick_reading_gives_the_event_that_the_careful_one_gives(data: st.D
     assert quick == careful if isinstance(quick, Rejected) else read_whole(quick) == careful
 
 
+TYPES = (
+    "page.visit",
+    "email.opened",
+    "location.visit",
+    "purchase.order",
+    "app.screen",
+    "customer.update",
+    "customer.delete",
+    "session.started",
+)
+
+
+@pytest.mark.parametrize("more", [{}, {"properties": None}, {"properties": {}}, {"properties": []}])
+@pytest.mark.parametrize("kind", TYPES)
+def test_an_event_without_properties_is_read_alike_quickly_and_with_care(kind: str, more: dict[str, Any]) -> None:
+    value = orjson.dumps({"event_id": "e", "type": kind, "customer_id": "c", "time": 5, **more})
+    quick, careful = decode_line(value, 0), decode_line_with_care(value, 0)
+    assert quick == careful if isinstance(quick, Rejected) else read_whole(quick) == careful
+
+
 @given(st.sampled_from(SAMPLES), st.integers(0, 300), st.binary(max_size=3))
 def test_an_event_with_damaged_bytes_gives_an_event_or_a_rejection(
     sample: dict[str, Any], at: int, damage: bytes
