@@ -33,6 +33,7 @@ from streams.trouble import Trouble
 log = structlog.get_logger(__name__)
 
 TICK_S = 0.02  # how often it looks whether a deadline is due, when nothing else wakes it
+LONG_TURN_S = 2.0  # many segments take seconds to compile, for each partition
 AHEAD_RECORDS = 500  # fewer are decided in less time than a transaction takes
 TRANSIENT = (CommitFailed, CommitUnknown, Fenced, RecordsMissing, RestoreStuck, Unreachable)
 
@@ -279,8 +280,13 @@ class Worker:
         self._in_flight.add_done_callback(lambda _: self.wake())
 
     async def _decide(self) -> list[Decided]:
+        """The next batch of each partition in turn, or of some where that takes long: a transaction waits meanwhile."""
         decided: list[Decided] = []
-        for partition in self._partitions.values():
+        began = time.monotonic()
+        for number, partition in tuple(self._partitions.items()):
+            if time.monotonic() - began > LONG_TURN_S:
+                break
+            self._partitions[number] = self._partitions.pop(number)  # to the end: next time the others come first
             # First the definitions: a new partition's first events are to find them there.
             step = partition.redefine(self._wanted, _now_ms())
             live = partition.decide(self._fetcher.ends, _now_ms(), len(self._partitions))
