@@ -70,7 +70,7 @@ class CompiledCondition:
 class Segment:
     """A segment whose conditions are ready to be asked. `key` is what state calls it."""
 
-    __slots__ = ("any_of", "conditions", "default", "id", "key", "name", "sole", "sole_wanted", "version")
+    __slots__ = ("_sole", "_sole_wanted", "any_of", "conditions", "default", "id", "key", "name", "version")
 
     def __init__(self, document: SegmentDefinition, conditions: Iterable[CompiledCondition]) -> None:
         self.id = document.id
@@ -80,11 +80,11 @@ class Segment:
         self.any_of = document.match == "any"
         self.conditions = tuple(conditions)
         # Most segments are one atom, wanted true or false; for those the answer is at hand.
-        self.sole: Atom | None = None
-        self.sole_wanted = True
+        self._sole: Atom | None = None
+        self._sole_wanted = True
         if len(self.conditions) == 1 and len(self.conditions[0].terms) == 1:
-            self.sole, wanted = self.conditions[0].terms[0]
-            self.sole_wanted = wanted is not self.conditions[0].negate
+            self._sole, wanted = self.conditions[0].terms[0]
+            self._sole_wanted = wanted is not self.conditions[0].negate
         self.default = self.holds(Summaries(), 0)
 
     def holds(self, summaries: Summaries, at_ms: int) -> bool:
@@ -104,8 +104,8 @@ class Segment:
 
     def truths(self, summaries: Summaries, at_ms: int) -> list[bool]:
         """Whether each condition holds, in their order."""
-        if self.sole is not None:
-            return [self.sole.holds(summaries, at_ms) is self.sole_wanted]
+        if self._sole is not None:
+            return [self._sole.holds(summaries, at_ms) is self._sole_wanted]
         return [condition.holds(summaries, at_ms) for condition in self.conditions]
 
     def agrees(self, truths: list[bool]) -> bool:
@@ -114,10 +114,10 @@ class Segment:
 
     def flips_at(self, summaries: Summaries, at_ms: int, now_in: bool) -> int | None:
         """When the segment's answer at `at_ms`, `now_in`, changes by time alone; None: never, or past the year 9999."""
-        if self.sole is not None:
-            if now_in is not self.sole_wanted:
+        if self._sole is not None:
+            if now_in is not self._sole_wanted:
                 return None  # time alone turns no atom true
-            flip_ms = self.sole.turns_false_at(summaries, at_ms)
+            flip_ms = self._sole.turns_false_at(summaries, at_ms)
             return None if flip_ms is None or flip_ms > LAST_INSTANT_MS else flip_ms
         instants = [flip_ms for condition in self.conditions for flip_ms in condition.flips_at(summaries, at_ms)]
         for flip_ms in sorted(instants) if len(instants) > 1 else instants:

@@ -21,7 +21,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Hashable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import xxhash
 
@@ -40,6 +40,7 @@ AmountEntry = tuple[int, int, int]  # event time, hash of the event's id, amount
 # were read back, READ_BACK stands behind those.
 Register = tuple[int, Any, list[int]]
 READ_BACK = -1
+Kept = TypeVar("Kept")
 
 NOTHING: Mapping[int, Any] = MappingProxyType({})  # what nearly all customers have, in one piece of memory for all
 
@@ -63,14 +64,12 @@ class Summaries:
 
     def own_sums(self) -> dict[int, list[AmountEntry]]:
         """The sums, to be changed."""
-        own = self.sums if isinstance(self.sums, dict) else {}
-        self.sums = own
+        self.sums = own = _owned(self.sums)
         return own
 
     def own_registers(self) -> dict[int, Register]:
         """The registers, to be changed."""
-        own = self.registers if isinstance(self.registers, dict) else {}
-        self.registers = own
+        self.registers = own = _owned(self.registers)
         return own
 
     def touch(self, key: int) -> None:
@@ -81,6 +80,10 @@ class Summaries:
     def plan(self, flip_ms: int) -> None:
         """Look at the customer at this instant, if not before."""
         self.deadline_ms = min(self.deadline_ms, flip_ms)
+
+
+def _owned(summaries: Mapping[int, Kept]) -> dict[int, Kept]:
+    return summaries if isinstance(summaries, dict) else {}
 
 
 def stable_key(identity: str) -> int:
@@ -203,10 +206,11 @@ class Level:
         return self.atoms[at]
 
     def rise(self, summaries: Summaries, before_ms: int, now_ms: int, clock_ms: int, flipped: list[Atom]) -> None:
-        """The n-th newest entry was of `before_ms` and is of `now_ms`: collect what that turns true, plan its end."""
+        """The n-th newest entry was of `before_ms` and is of `now_ms`: collect what that turns true, plan its end.
+
+        It must be younger than the longest duration.
+        """
         age_ms = clock_ms - now_ms
-        if age_ms >= self.longest_ms:
-            return
         durations = self.durations
         low = bisect_right(durations, age_ms)
         flipped += self.atoms[low : bisect_right(durations, clock_ms - before_ms)]
@@ -344,9 +348,12 @@ class CountFeature:
                 break
             if level.nth < rank:
                 continue
+            now_ms = entries[-newest]
+            if clock_ms - now_ms >= level.longest_ms:
+                continue
             before_ms = entries[-newest - 2] if newest < size else -FOREVER
             if clock_ms - before_ms >= level.shortest_ms:
-                level.rise(summaries, before_ms, entries[-newest], clock_ms, flipped)
+                level.rise(summaries, before_ms, now_ms, clock_ms, flipped)
 
     def expire(self, summaries: Summaries, entries: Entries, at_ms: int, flipped: list[Atom]) -> int:
         """Collect the atoms that turn false at exactly this instant, and forget what no window can ask for.

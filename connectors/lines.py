@@ -55,6 +55,11 @@ class LineBatch(msgspec.Struct, frozen=True):
     line_count: int  # all lines up to here, blank ones too
     position: int  # bytes up to here, of the uncompressed stream
 
+    @property
+    def offsets(self) -> list[int]:
+        """Of each line, from 0."""
+        return [number - 1 for number in self.numbers]
+
 
 def open_lines(name: str) -> BinaryIO:
     """The file as bytes, decompressed where its name ends in `.gz`; `-` is standard input. Raises OSError."""

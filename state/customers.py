@@ -40,7 +40,6 @@ class _Head(msgspec.Struct, array_like=True, gc=False):
     differing: list[int]
 
 
-_NONE: dict[int, Any] = {}
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Record).decode
 _decode_head = msgspec.msgpack.Decoder(_Head).decode
@@ -121,10 +120,8 @@ def decode_customer(customer_id: str, record: bytes) -> Customer:
     customer.last_effective_ms = fields.last_effective_ms
     customer.differing = set(fields.differing)
     customer.counts.update(fields.counts)
-    if fields.sums:
-        customer.sums = fields.sums
-    if fields.registers:
-        customer.registers = fields.registers
+    customer.sums = fields.sums or NOTHING
+    customer.registers = fields.registers or NOTHING
     customer.spilled = frozenset(fields.spilled)
     customer.asked = fields.asked
     customer.born = fields.born
@@ -156,8 +153,8 @@ def encode_customer(customer: Customer) -> list[tuple[bytes, bytes | None]]:
         customer.last_effective_ms,
         list(customer.differing),
         customer.counts,
-        customer.sums or _NONE,
-        customer.registers or _NONE,
+        customer.sums or {},
+        customer.registers or {},
         (),
         customer.asked,
         customer.born,
@@ -180,7 +177,7 @@ def _encode_spilling(
         list(customer.differing),
         {each: entries for each, entries in customer.counts.items() if each not in large},
         {each: entries for each, entries in customer.sums.items() if each not in large},
-        customer.registers or _NONE,
+        customer.registers or {},
         list(large),
         customer.asked,
         customer.born,

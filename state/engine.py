@@ -27,8 +27,8 @@ from state.wave import Due, Wave
 
 MARKER_KEY = b"marker"
 DEFAULT_CACHED_CUSTOMERS = 50_000
-MOST_RECORDS = 262_144  # of a long batch: the more, the less often a busy customer is written
-MOST_WRITTEN = 20_000  # customers of a long batch: a write set holds them all
+MOST_RECORDS = 262_144  # before a batch is full: the more, the less often a busy customer is written
+MOST_WRITTEN = 20_000  # customers before a batch is full: a write set holds them all
 LAST_ID = "\U0010ffff" * 2  # above every customer's id
 
 
@@ -418,9 +418,7 @@ class Computation:
         if kind == CUSTOMER_UPDATE:
             changed = self._update(customer, event, flipped) or changed
         if changed:
-            if not customer.is_dirty:
-                customer.is_dirty = True
-                self._dirty.append(customer)
+            self._write(customer)
             if customer.deadline_ms < deadline_ms:
                 self._await(customer)
         if not customer.known:
@@ -530,10 +528,9 @@ class Computation:
 
     def _plan_anew(self, customer: Customer, at_ms: int) -> None:
         """The next deadline over all features that are read now."""
-        counts, sums = self._definitions.counts, self._definitions.sums
+        counts = self._definitions.counts
         nexts = [counts[key].expire(customer, entries, at_ms, []) for key, entries in tuple(customer.counts.items())]
-        nexts += [sums[key].expire(customer, amounts, at_ms, []) for key, amounts in tuple(customer.sums.items())]
-        customer.deadline_ms = min(nexts, default=NEVER_MS)
+        customer.deadline_ms = min([*nexts, self._expire_sums(customer, at_ms, [])])
 
     def fold_history(self, events: Iterable[Event], customers: Iterable[Customer], features: History) -> None:
         """Fold events from before live ones took over into features that were not kept then; decides nothing.
@@ -562,13 +559,9 @@ class Computation:
         cause: Cause | None = None
         differing = customer.differing
         for segment in readers:
-            key, sole = segment.key, segment.sole
-            if sole is not None:
-                now_in = sole.holds(customer, at_ms) is segment.sole_wanted
-                truths = [now_in]
-            else:
-                truths = segment.truths(customer, at_ms)
-                now_in = segment.agrees(truths)
+            key = segment.key
+            truths = segment.truths(customer, at_ms)
+            now_in = segment.agrees(truths)
             if now_in is ((key in differing) is not segment.default):
                 continue
             if now_in is segment.default:
@@ -597,7 +590,6 @@ class Computation:
         version: int | None = None,
     ) -> None:
         self._sequence = sequence = self._sequence + 1
-        effective_at = format_time(effective_ms)
         self._changes.append(
             Change(
                 change_id(customer.id, segment.id, kind, sequence, effective_ms),
@@ -607,7 +599,7 @@ class Computation:
                 segment.version if version is None else version,
                 customer.id,
                 sequence,
-                effective_at,
+                format_time(effective_ms),
                 self._decided_at,
                 None if valid_until_ms is None or valid_until_ms > LAST_INSTANT_MS else format_time(valid_until_ms),
                 reason,

@@ -76,7 +76,7 @@ def survey(events: str) -> Survey:
 def _decoded(events: str) -> Iterator[tuple[Line, Event | None]]:
     with open_lines(events) as stream:
         for batch in read_batches(stream):
-            decoded = decode_lines(batch.lines, [number - 1 for number in batch.numbers])
+            decoded = decode_lines(batch.lines, batch.offsets)
             for line, event in zip(batch.lines, decoded, strict=True):
                 yield line, event if isinstance(event, Event) else None
 

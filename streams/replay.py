@@ -139,7 +139,7 @@ class Replay:
         with open_lines(events) as stream:
             for batch in self._batches(stream, events):
                 applied = self._engine.marker.applied.get("", -1)
-                offsets = [number - 1 for number in batch.numbers]
+                offsets = batch.offsets
                 known = bisect_right(offsets, applied)
                 self._apply(decode_lines(batch.lines[known:], offsets[known:]), batch)
                 self._totals.seconds = time.monotonic() - started

@@ -81,7 +81,7 @@ def _replay(
 def _decoded(slices: Iterator[LineBatch]) -> Records:
     """The next slice; none is empty but the last."""
     lines = next(slices, None)
-    return decode_lines(lines.lines, lines.numbers) if lines else []
+    return decode_lines(lines.lines, lines.offsets) if lines else []
 
 
 def _write(output: BinaryIO, batch: Batch) -> None:
