@@ -6,9 +6,10 @@ from typing import Any
 
 import msgspec
 
-from conditions.definitions import CompiledCondition, Segment
+from conditions.definitions import Definitions
 from conditions.events import MICROS_PER_UNIT
 from conditions.features import FOREVER, Atom, CountAtom, SumAtom, Summaries, sum_since
+from conditions.segments import CompiledCondition, Segment
 from conditions.times import format_time
 
 SHOWN_EVENTS = 5
@@ -34,8 +35,13 @@ class SegmentAnswer(msgspec.Struct):
     conditions: list[ConditionAnswer]
 
 
-def explain_segment(segment: Segment, summaries: Summaries, at_ms: int, member: bool) -> SegmentAnswer:
-    """The answer for one known customer at the partition's time `at_ms`; `member` is what was last said."""
+def explain_segment(
+    segment: Segment, definitions: Definitions, summaries: Summaries, at_ms: int, member: bool
+) -> SegmentAnswer:
+    """The answer for one known customer at the partition's time `at_ms`; `member` is what was last said.
+
+    `definitions` are those that the summaries were folded by.
+    """
     valid_until_ms = segment.flips_at(summaries, at_ms, member)
     return SegmentAnswer(
         segment.id,
@@ -43,34 +49,36 @@ def explain_segment(segment: Segment, summaries: Summaries, at_ms: int, member: 
         member,
         "any" if segment.any_of else "all",
         _time(valid_until_ms),
-        [_explain(condition, summaries, at_ms) for condition in segment.conditions],
+        [_explain(condition, definitions, summaries, at_ms) for condition in segment.conditions],
     )
 
 
-def _explain(condition: CompiledCondition, summaries: Summaries, at_ms: int) -> ConditionAnswer:
+def _explain(
+    condition: CompiledCondition, definitions: Definitions, summaries: Summaries, at_ms: int
+) -> ConditionAnswer:
     holds = condition.holds(summaries, at_ms)
     flips = [flip for flip in sorted(condition.flips_at(summaries, at_ms)) if condition.holds(summaries, flip) != holds]
     document = msgspec.to_builtins(condition.document)
-    return ConditionAnswer(
-        document, holds, _seen(condition.terms[0][0], summaries, at_ms), _time(min(flips, default=None))
-    )
+    seen = _seen(condition.terms[0][0], definitions, summaries, at_ms)
+    return ConditionAnswer(document, holds, seen, _time(min(flips, default=None)))
 
 
-def _seen(atom: Atom, summaries: Summaries, at_ms: int) -> dict[str, Any]:
+def _seen(atom: Atom, definitions: Definitions, summaries: Summaries, at_ms: int) -> dict[str, Any]:
     if isinstance(atom, CountAtom):
-        entries = summaries.counts.get(atom.feature.key, [])
+        entries = summaries.counts.get(atom.key, [])
         times = [time_ms for time_ms in reversed(entries[::2]) if time_ms > at_ms - atom.duration_ms]
         seen: dict[str, Any] = {"events": len(times), "newest": [format_time(each) for each in times[:SHOWN_EVENTS]]}
-        if len(times) == atom.feature.keep:
+        feature = definitions.counts.get(atom.key)  # none where the segment has gone meanwhile
+        if feature is not None and len(times) == feature.keep:
             seen["or_more"] = True  # no more than this are kept, as no condition asks for more
         return seen
     if isinstance(atom, SumAtom):
-        amounts = summaries.sums.get(atom.feature.key, [])
+        amounts = summaries.sums.get(atom.key, [])
         after_ms = at_ms - atom.duration_ms
         times = [each[0] for each in reversed(amounts) if each[0] > after_ms]
         newest = [format_time(each) for each in times[:SHOWN_EVENTS]]
         return {"sum": sum_since(amounts, after_ms) / MICROS_PER_UNIT, "events": len(times), "newest": newest}
-    register = summaries.registers.get(atom.feature.key)
+    register = summaries.registers.get(atom.key)
     if register is None or register[1] is None:
         return {"value": None}
     return {"value": register[1], "since": format_time(register[0])}

@@ -18,15 +18,15 @@ All times and durations are milliseconds. FOREVER stands for a window without en
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Hashable, Mapping
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import xxhash
 
 from conditions.events import Event
-from conditions.index import Access, PredicateIndex, Test
+from conditions.index import Access, Anything, PredicateIndex, Test
 
 FOREVER = 1 << 62
 ABOVE_HASHES = 1 << 64
@@ -91,18 +91,47 @@ def stable_key(identity: str) -> int:
     return xxhash.xxh3_64_intdigest(identity.encode())
 
 
+class Predicate(NamedTuple):
+    """Events of one type that the access reaches and, where there is one, the test takes."""
+
+    event_type: str
+    access: Access = Anything()
+    test: Test | None = None
+
+
+class EventSet:
+    """What a feature summarises: the events of a predicate whose time lies in [since_ms, until_ms).
+
+    `identity` tells it from all others, in every release; `key` is what state calls it.
+    """
+
+    __slots__ = ("identity", "key", "predicate", "since_ms", "until_ms")
+
+    def __init__(self, identity: str, predicate: Predicate, since_ms: int = 0, until_ms: int = FOREVER) -> None:
+        is_bounded = since_ms > 0 or until_ms < FOREVER
+        self.identity = f"{identity}[{since_ms},{until_ms})" if is_bounded else identity
+        self.key = stable_key(self.identity)
+        self.predicate = predicate
+        self.since_ms = since_ms
+        self.until_ms = until_ms
+
+
 class CountAtom:
-    """True while the n-th newest matching event is younger than the duration."""
+    """True while the n-th newest of the events is younger than the duration."""
 
-    __slots__ = ("duration_ms", "feature", "key", "newest", "nth", "segments")
+    __slots__ = ("__weakref__", "duration_ms", "events", "key", "newest", "nth")
 
-    def __init__(self, feature: CountFeature, nth: int, duration_ms: int) -> None:
-        self.feature = feature
-        self.key = feature.key
+    def __init__(self, events: EventSet, nth: int, duration_ms: int) -> None:
+        self.events = events
+        self.key = events.key
         self.nth = nth
         self.newest = 2 * nth  # where the n-th newest entry stands, from the end of the flat list
         self.duration_ms = duration_ms
-        self.segments: list[Any] = []
+
+    @property
+    def question(self) -> Hashable:
+        """The same for atoms that ask the same."""
+        return "count", self.key, self.nth, self.duration_ms
 
     def holds(self, summaries: Summaries, at_ms: int) -> bool:
         entries = summaries.counts.get(self.key)
@@ -121,39 +150,51 @@ class CountAtom:
 class SumAtom:
     """True while the amounts of the last `duration_ms` add up to the bound or more."""
 
-    __slots__ = ("bound_micros", "duration_ms", "feature", "segments")
+    __slots__ = ("__weakref__", "amount", "bound_micros", "duration_ms", "events", "key")
 
-    def __init__(self, feature: SumFeature, bound_micros: int, duration_ms: int) -> None:
-        self.feature = feature
+    def __init__(self, events: EventSet, amount: Callable[[Event], int], bound_micros: int, duration_ms: int) -> None:
+        self.events = events
+        self.key = events.key
+        self.amount = amount
         self.bound_micros = bound_micros
         self.duration_ms = duration_ms
-        self.segments: list[Any] = []
+
+    @property
+    def question(self) -> Hashable:
+        """The same for atoms that ask the same."""
+        return "sum", self.key, self.bound_micros, self.duration_ms
 
     def holds(self, summaries: Summaries, at_ms: int) -> bool:
         if self.bound_micros <= 0:
             return True
-        return sum_since(summaries.sums.get(self.feature.key, []), at_ms - self.duration_ms) >= self.bound_micros
+        return sum_since(summaries.sums.get(self.key, []), at_ms - self.duration_ms) >= self.bound_micros
 
     def turns_false_at(self, summaries: Summaries, at_ms: int) -> int | None:
         """When the atom, if it holds at `at_ms`, ceases to by time alone; None: never, or it does not hold."""
         if self.duration_ms == FOREVER or self.bound_micros <= 0 or not self.holds(summaries, at_ms):
             return None
-        entries = summaries.sums[self.feature.key]
-        return drop_below(entries, at_ms - self.duration_ms, self.bound_micros) + self.duration_ms
+        return drop_below(summaries.sums[self.key], at_ms - self.duration_ms, self.bound_micros) + self.duration_ms
 
 
 class ValueAtom:
-    """True while the register's value passes the test."""
+    """True while the register's value passes the test, which the access finds. `identity` tells it from its others."""
 
-    __slots__ = ("feature", "segments", "test")
+    __slots__ = ("__weakref__", "access", "identity", "key", "register", "test")
 
-    def __init__(self, feature: RegisterFeature, test: Test) -> None:
-        self.feature = feature
+    def __init__(self, register: str, identity: str, access: Access, test: Test) -> None:
+        self.register = register
+        self.key = stable_key(register)
+        self.identity = identity
+        self.access = access
         self.test = test
-        self.segments: list[Any] = []
+
+    @property
+    def question(self) -> Hashable:
+        """The same for atoms that ask the same."""
+        return "value", self.key, self.identity
 
     def holds(self, summaries: Summaries, at_ms: int) -> bool:
-        register = summaries.registers.get(self.feature.key)
+        register = summaries.registers.get(self.key)
         return register is not None and self.test(register[1])
 
     def turns_false_at(self, summaries: Summaries, at_ms: int) -> int | None:
@@ -162,6 +203,7 @@ class ValueAtom:
 
 
 Atom = CountAtom | SumAtom | ValueAtom
+Readers = list[Any]  # the segments that an atom concerns
 
 
 def sum_since(entries: list[AmountEntry], after_ms: int) -> int:
@@ -185,27 +227,27 @@ def drop_below(entries: list[AmountEntry], after_ms: int, bound_micros: int) -> 
 
 
 class Level:
-    """The count atoms of one feature that ask for the same n, by duration."""
+    """Who reads the count atoms of one feature that ask for the same n, by duration."""
 
-    __slots__ = ("atoms", "durations", "longest_ms", "newest", "nth", "shortest_ms")
+    __slots__ = ("durations", "longest_ms", "newest", "nth", "readers", "shortest_ms")
 
     def __init__(self, nth: int) -> None:
         self.nth = nth
         self.newest = 2 * nth  # where the n-th newest entry stands, from the end of the flat list
         self.durations: list[int] = []
-        self.atoms: list[CountAtom] = []
+        self.readers: list[Readers] = []
         self.shortest_ms = FOREVER
         self.longest_ms = 0
 
-    def atom(self, feature: CountFeature, duration_ms: int) -> CountAtom:
+    def readers_of(self, duration_ms: int) -> Readers:
         at = bisect_left(self.durations, duration_ms)
         if at == len(self.durations) or self.durations[at] != duration_ms:
             self.durations.insert(at, duration_ms)
-            self.atoms.insert(at, CountAtom(feature, self.nth, duration_ms))
+            self.readers.insert(at, [])
             self.shortest_ms, self.longest_ms = self.durations[0], self.durations[-1]
-        return self.atoms[at]
+        return self.readers[at]
 
-    def rise(self, summaries: Summaries, before_ms: int, now_ms: int, clock_ms: int, flipped: list[Atom]) -> None:
+    def rise(self, summaries: Summaries, before_ms: int, now_ms: int, clock_ms: int, flipped: list[Readers]) -> None:
         """The n-th newest entry was of `before_ms` and is of `now_ms`: collect what that turns true, plan its end.
 
         It must be younger than the longest duration.
@@ -213,17 +255,17 @@ class Level:
         age_ms = clock_ms - now_ms
         durations = self.durations
         low = bisect_right(durations, age_ms)
-        flipped += self.atoms[low : bisect_right(durations, clock_ms - before_ms)]
+        flipped += self.readers[low : bisect_right(durations, clock_ms - before_ms)]
         flip_ms = now_ms + durations[low]
         if flip_ms < summaries.deadline_ms:  # for ever is not before any
             summaries.deadline_ms = flip_ms
 
-    def fall(self, now_ms: int, at_ms: int, flipped: list[Atom]) -> int:
+    def fall(self, now_ms: int, at_ms: int, flipped: list[Readers]) -> int:
         """Collect the atom that turns false at exactly this instant, and answer when the next does (FOREVER: never)."""
         durations = self.durations
         at = bisect_left(durations, at_ms - now_ms)
         if at < len(durations) and now_ms + durations[at] == at_ms:
-            flipped.append(self.atoms[at])
+            flipped.append(self.readers[at])
             at += 1
         return now_ms + durations[at] if at < len(durations) and durations[at] != FOREVER else FOREVER
 
@@ -231,17 +273,32 @@ class Level:
 class CountFeature:
     """Counts the matching events whose time lies in [since_ms, until_ms)."""
 
-    def __init__(self, identity: str, since_ms: int, until_ms: int) -> None:
-        self.identity = identity
-        self.key = stable_key(identity)
-        self.since_ms = since_ms
-        self.until_ms = until_ms
-        self.is_bounded = since_ms > 0 or until_ms < FOREVER
+    __slots__ = (
+        "events",
+        "is_bounded",
+        "keep",
+        "key",
+        "levels",
+        "shortest_ms",
+        "since_ms",
+        "sole",
+        "until_ms",
+        "users",
+        "widest_ms",
+    )
+
+    def __init__(self, events: EventSet) -> None:
+        self.events = events
+        self.key = events.key
+        self.since_ms = events.since_ms
+        self.until_ms = events.until_ms
+        self.is_bounded = events.since_ms > 0 or events.until_ms < FOREVER
         self.keep = 0
         self.widest_ms = 0
         self.shortest_ms = FOREVER
         self.levels: list[Level] = []
-        self.sole: CountAtom | None = None  # the atom, where only one is asked for, and of the newest entry
+        self.sole: Level | None = None  # where only one atom is asked for, and that of the newest entry
+        self.users = 0
 
     @property
     def first_flip_ms(self) -> int | None:
@@ -253,23 +310,30 @@ class CountFeature:
             return None
         return -FOREVER if self.sole is None or self.widest_ms != self.shortest_ms else self.shortest_ms
 
-    def atom(self, nth: int, duration_ms: int) -> CountAtom:
-        """The one atom for this n and duration; from now on the feature keeps enough to answer it."""
-        level = next((level for level in self.levels if level.nth == nth), None)
-        if level is None:
-            level = Level(nth)
-            self.levels.append(level)
-            self.levels.sort(key=lambda each: each.nth)
-        self.keep = max(self.keep, nth)
-        self.widest_ms = max(self.widest_ms, duration_ms)
-        self.shortest_ms = min(self.shortest_ms, duration_ms)
-        atom = level.atom(self, duration_ms)
+    def ask(self, atom: CountAtom) -> None:
+        """From now on keep enough to answer the atom."""
+        level = self._level(atom.nth)
+        level.readers_of(atom.duration_ms)
+        self.keep = max(self.keep, atom.nth)
+        self.widest_ms = max(self.widest_ms, atom.duration_ms)
+        self.shortest_ms = min(self.shortest_ms, atom.duration_ms)
         is_sole = self.keep == 1 and len(level.durations) == 1
-        self.sole = atom if is_sole else None
-        return atom
+        self.sole = level if is_sole else None
 
-    def fold(self, summaries: Summaries, event: Event, id_hash: int, clock_ms: int, flipped: list[Atom]) -> bool:
-        """Put one matching event into the summary, and the atoms that it turns true into `flipped`.
+    def readers(self, atom: CountAtom) -> Readers:
+        """Who is told when the atom flips."""
+        return self._level(atom.nth).readers_of(atom.duration_ms)
+
+    def _level(self, nth: int) -> Level:
+        for level in self.levels:
+            if level.nth == nth:
+                return level
+        level = Level(nth)
+        insort(self.levels, level, key=lambda each: each.nth)
+        return level
+
+    def fold(self, summaries: Summaries, event: Event, id_hash: int, clock_ms: int, flipped: list[Readers]) -> bool:
+        """Put one matching event into the summary, and who reads the atoms that it turns true into `flipped`.
 
         Answers whether the summary changed: it does not where the event was there already or is too old to matter.
         """
@@ -301,7 +365,7 @@ class CountFeature:
         summaries.touch(self.key)
 
     def _insert(
-        self, summaries: Summaries, held: list[int], time_ms: int, id_hash: int, clock_ms: int, flipped: list[Atom]
+        self, summaries: Summaries, held: list[int], time_ms: int, id_hash: int, clock_ms: int, flipped: list[Readers]
     ) -> bool:
         """An event that comes late; False where it was there, or is older than what is kept."""
         rank = insert_newest(held, time_ms, id_hash, self.keep)
@@ -321,7 +385,7 @@ class CountFeature:
             summaries.counts[self.key] = tuple(held)
 
     def _raise_newest(
-        self, summaries: Summaries, entries: Entries, time_ms: int, clock_ms: int, flipped: list[Atom]
+        self, summaries: Summaries, entries: Entries, time_ms: int, clock_ms: int, flipped: list[Readers]
     ) -> None:
         """What an entry turns true that is newer than all of `entries`."""
         size = len(entries)
@@ -338,7 +402,7 @@ class CountFeature:
                 level.rise(summaries, before_ms, now_ms, clock_ms, flipped)
 
     def _raise_levels(
-        self, summaries: Summaries, entries: list[int], rank: int, clock_ms: int, flipped: list[Atom]
+        self, summaries: Summaries, entries: list[int], rank: int, clock_ms: int, flipped: list[Readers]
     ) -> None:
         """What the entry of that rank, counted from the newest, turns true; `entries` hold it already."""
         size = len(entries)
@@ -355,17 +419,17 @@ class CountFeature:
             if clock_ms - before_ms >= level.shortest_ms:
                 level.rise(summaries, before_ms, now_ms, clock_ms, flipped)
 
-    def expire(self, summaries: Summaries, entries: Entries, at_ms: int, flipped: list[Atom]) -> int:
-        """Collect the atoms that turn false at exactly this instant, and forget what no window can ask for.
+    def expire(self, summaries: Summaries, entries: Entries, at_ms: int, flipped: list[Readers]) -> int:
+        """Collect who reads the atoms that turn false at exactly this instant, and forget what no window can ask for.
 
         Answers the next instant at which one does, or FOREVER. `entries` are the customer's of this feature.
         """
         next_ms = FOREVER
         size = len(entries)
         sole = self.sole
-        if sole is not None and entries[-2] + sole.duration_ms <= at_ms and self.widest_ms == sole.duration_ms:
-            if entries[-2] + sole.duration_ms == at_ms:
-                flipped.append(sole)
+        if sole is not None and entries[-2] + sole.shortest_ms <= at_ms and self.widest_ms == sole.shortest_ms:
+            if entries[-2] + sole.shortest_ms == at_ms:
+                flipped.append(sole.readers[0])
             del summaries.counts[self.key]
             return FOREVER
         for level in self.levels:
@@ -403,43 +467,53 @@ def insert_newest(entries: list[int], time_ms: int, id_hash: int, keep: int) -> 
 
 
 class SumWindow:
-    """The sum atoms of one feature that ask for the same duration, by bound."""
+    """Who reads the sum atoms of one feature that ask for the same duration, by bound."""
 
-    __slots__ = ("atoms", "bounds", "duration_ms")
+    __slots__ = ("bounds", "duration_ms", "readers")
 
     def __init__(self, duration_ms: int) -> None:
         self.duration_ms = duration_ms
         self.bounds: list[int] = []
-        self.atoms: list[SumAtom] = []
+        self.readers: list[Readers] = []
+
+    def readers_of(self, bound_micros: int) -> Readers:
+        at = bisect_left(self.bounds, bound_micros)
+        if at == len(self.bounds) or self.bounds[at] != bound_micros:
+            self.bounds.insert(at, bound_micros)
+            self.readers.insert(at, [])
+        return self.readers[at]
 
 
 class SumFeature:
     """Adds up an amount of the matching events whose time lies in [since_ms, until_ms)."""
 
-    def __init__(self, identity: str, since_ms: int, until_ms: int, amount: Callable[[Event], int]) -> None:
-        self.identity = identity
-        self.key = stable_key(identity)
-        self.since_ms = since_ms
-        self.until_ms = until_ms
+    __slots__ = ("amount", "events", "key", "since_ms", "until_ms", "users", "widest_ms", "windows")
+
+    def __init__(self, events: EventSet, amount: Callable[[Event], int]) -> None:
+        self.events = events
+        self.key = events.key
+        self.since_ms = events.since_ms
+        self.until_ms = events.until_ms
         self.amount = amount
         self.widest_ms = 0
         self.windows: list[SumWindow] = []
+        self.users = 0
 
-    def atom(self, bound_micros: int, duration_ms: int) -> SumAtom:
-        """The one atom for this bound and duration; from now on the feature keeps enough to answer it."""
-        window = next((window for window in self.windows if window.duration_ms == duration_ms), None)
+    def ask(self, atom: SumAtom) -> None:
+        """From now on keep enough to answer the atom."""
+        self.readers(atom)
+        self.widest_ms = max(self.widest_ms, atom.duration_ms)
+
+    def readers(self, atom: SumAtom) -> Readers:
+        """Who is told when the atom flips."""
+        window = next((window for window in self.windows if window.duration_ms == atom.duration_ms), None)
         if window is None:
-            window = SumWindow(duration_ms)
+            window = SumWindow(atom.duration_ms)
             self.windows.append(window)
-        at = bisect_left(window.bounds, bound_micros)
-        if at == len(window.bounds) or window.bounds[at] != bound_micros:
-            window.bounds.insert(at, bound_micros)
-            window.atoms.insert(at, SumAtom(self, bound_micros, duration_ms))
-        self.widest_ms = max(self.widest_ms, duration_ms)
-        return window.atoms[at]
+        return window.readers_of(atom.bound_micros)
 
-    def fold(self, summaries: Summaries, event: Event, id_hash: int, clock_ms: int, flipped: list[Atom]) -> bool:
-        """Put one matching event into the summary, and the atoms that it turns true into `flipped`.
+    def fold(self, summaries: Summaries, event: Event, id_hash: int, clock_ms: int, flipped: list[Readers]) -> bool:
+        """Put one matching event into the summary, and who reads the atoms that it turns true into `flipped`.
 
         Answers whether the summary changed: it does not where the event was there already or is too old to matter.
         """
@@ -457,12 +531,12 @@ class SumFeature:
             if time_ms > clock_ms - window.duration_ms:
                 after = sum_since(entries, clock_ms - window.duration_ms)
                 low, high = bisect_right(window.bounds, after - amount), bisect_right(window.bounds, after)
-                flipped += window.atoms[low:high]
+                flipped += window.readers[low:high]
                 summaries.plan(_drop(window, entries, after, clock_ms))
         return True
 
-    def expire(self, summaries: Summaries, entries: list[AmountEntry], at_ms: int, flipped: list[Atom]) -> int:
-        """Collect the atoms that turn false at exactly this instant, and forget what no window can ask for.
+    def expire(self, summaries: Summaries, entries: list[AmountEntry], at_ms: int, flipped: list[Readers]) -> int:
+        """Collect who reads the atoms that turn false at exactly this instant, and forget what no window can ask for.
 
         Answers the next instant at which one does, or FOREVER. `entries` are the customer's of this feature.
         """
@@ -473,7 +547,7 @@ class SumFeature:
             before = sum_since(entries, at_ms - window.duration_ms - 1)
             after = sum_since(entries, at_ms - window.duration_ms)
             low, high = bisect_right(window.bounds, after), bisect_right(window.bounds, before)
-            flipped += window.atoms[low:high]
+            flipped += window.readers[low:high]
             next_ms = min(next_ms, _drop(window, entries, after, at_ms))
         expired = bisect_right(entries, (at_ms - self.widest_ms, ABOVE_HASHES, 0))
         if expired:
@@ -495,21 +569,26 @@ def _drop(window: SumWindow, entries: list[AmountEntry], total: int, clock_ms: i
 class RegisterFeature:
     """One attribute or agreement: the newest value by event time; at the same time the later record wins."""
 
-    def __init__(self, identity: str) -> None:
-        self.identity = identity
-        self.key = stable_key(identity)
-        self._atoms: dict[Hashable, ValueAtom] = {}
-        self._index: PredicateIndex[ValueAtom] = PredicateIndex()
+    __slots__ = ("_index", "_readers", "key", "register", "users")
 
-    def atom(self, identity: Hashable, access: Access, test: Test) -> ValueAtom:
-        """The one atom of this identity; `access` and `test` take the register's value."""
-        atom = self._atoms.get(identity)
-        if atom is None:
-            atom = self._atoms[identity] = ValueAtom(self, test)
-            self._index.add(access, test, atom)
-        return atom
+    def __init__(self, register: str) -> None:
+        self.register = register
+        self.key = stable_key(register)
+        self.users = 0
+        self._readers: dict[str, Readers] = {}  # by the atom's identity
+        self._index: PredicateIndex[str] = PredicateIndex()
 
-    def fold(self, summaries: Summaries, value: Any, time_ms: int, id_hash: int, flipped: list[Atom]) -> bool:
+    def ask(self, atom: ValueAtom) -> None:
+        """From now on the atom is one that a value may flip."""
+        if atom.identity not in self._readers:
+            self._readers[atom.identity] = []
+            self._index.add(atom.access, atom.test, atom.identity)
+
+    def readers(self, atom: ValueAtom) -> Readers:
+        """Who is told when the atom flips."""
+        return self._readers[atom.identity]
+
+    def fold(self, summaries: Summaries, value: Any, time_ms: int, id_hash: int, flipped: list[Readers]) -> bool:
         """Write the value (None removes it) unless a newer one is there; the atoms it flips go into `flipped`.
 
         Answers whether the register changed.
@@ -523,7 +602,7 @@ class RegisterFeature:
                 writers = [*old[2], id_hash]
         summaries.own_registers()[self.key] = (time_ms, value, writers)
         before = set() if old is None else set(self._index.match(old[1]))
-        flipped.extend(before ^ set(self._index.match(value)))
+        flipped += [self._readers[identity] for identity in before ^ set(self._index.match(value))]
         return True
 
     def fold_old(self, summaries: Summaries, value: Any, time_ms: int, id_hash: int) -> bool:

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from operator import attrgetter
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta
 
 from conditions.events import Event, Order, Url
-from conditions.features import FOREVER, Atom
+from conditions.features import FOREVER, Atom, CountAtom, EventSet, Predicate, SumAtom, ValueAtom
 from conditions.index import Access, Anything, Exact, Part, Prefix, Range, Slot, Test
 from conditions.money import to_micros
 from conditions.times import parse_time
@@ -54,14 +54,6 @@ Problem = tuple[str, str]  # the field, and what is wrong with it
 Term = tuple[Atom, bool]  # an atom, and the truth the condition wants of it
 
 
-class Predicate(NamedTuple):
-    """Events of one type that the access reaches and, where there is one, the test takes."""
-
-    event_type: str
-    access: Access = Anything()
-    test: Test | None = None
-
-
 class Example(NamedTuple):
     """A condition, an event's type and properties, and whether that event alone makes the condition hold."""
 
@@ -69,29 +61,6 @@ class Example(NamedTuple):
     event_type: str
     properties: dict[str, Any]
     holds: bool
-
-
-class Features(Protocol):
-    """What a condition asks of whoever compiles it: the one atom that answers a question, shared with others."""
-
-    def count(self, identity: str, predicate: Predicate, window: Window, nth: int) -> Atom:
-        """The n-th newest event of the predicate lies in the window."""
-
-    def total(
-        self, identity: str, predicate: Predicate, window: Window, amount: Callable[[Event], int], bound_micros: int
-    ) -> Atom:
-        """The amounts of the predicate's events in the window add up to the bound or more."""
-
-    def value(self, register: str, identity: str, access: Access, test: Test) -> Atom:
-        """The register's value passes the test."""
-
-
-class Window(NamedTuple):
-    """Events of [since_ms, until_ms) that are younger than duration_ms."""
-
-    duration_ms: int = FOREVER
-    since_ms: int = 0
-    until_ms: int = FOREVER
 
 
 class Condition(
@@ -106,7 +75,7 @@ class Condition(
         """Contradictions between fields that are each valid by themselves."""
         return iter(())
 
-    def terms(self, features: Features) -> list[Term]:
+    def terms(self) -> list[Term]:
         """The atoms whose conjunction the condition is, before negation."""
         raise NotImplementedError
 
@@ -147,12 +116,15 @@ class EventCondition(Condition, frozen=True, kw_only=True):
         elif duration_ms(within) > LONGEST_WINDOW_MS:
             yield "within", f"expected at most 36500d, got {within}"
 
-    def window(self) -> Window:
-        return Window(
-            FOREVER if self.within is None else duration_ms(self.within),
-            0 if self.since is None else parse_time(self.since),
-            FOREVER if self.until is None else parse_time(self.until),
-        )
+    def events(self) -> EventSet:
+        """The events that count, but for those that `within` leaves out."""
+        since_ms = 0 if self.since is None else parse_time(self.since)
+        until_ms = FOREVER if self.until is None else parse_time(self.until)
+        return EventSet(self.predicate_identity(), self.predicate(), since_ms, until_ms)
+
+    def window_ms(self) -> int:
+        """How young an event has to be."""
+        return FOREVER if self.within is None else duration_ms(self.within)
 
     def predicate(self) -> Predicate:
         """The events that count."""
@@ -178,14 +150,14 @@ class CountCondition(EventCondition, frozen=True, kw_only=True):
         if self.at_least is not None and self.at_most is not None and self.at_least > self.at_most:
             yield "at_least", f"must not be over at_most ({self.at_most}), is {self.at_least}"
 
-    def terms(self, features: Features) -> list[Term]:
-        identity, predicate, window = self.predicate_identity(), self.predicate(), self.window()
+    def terms(self) -> list[Term]:
+        events, window_ms = self.events(), self.window_ms()
         terms: list[Term] = []
         at_least = self.at_least or (0 if self.at_most is not None else 1)
         if at_least:
-            terms.append((features.count(identity, predicate, window, at_least), True))
+            terms.append((CountAtom(events, at_least, window_ms), True))
         if self.at_most is not None:
-            terms.append((features.count(identity, predicate, window, self.at_most + 1), False))
+            terms.append((CountAtom(events, self.at_most + 1, window_ms), False))
         return terms
 
 
@@ -623,15 +595,13 @@ class SpendCondition(EventCondition, frozen=True, kw_only=True, tag="spend"):
     def predicate_identity(self) -> str:
         return self.identity("within", "since", "until", "min", "max")
 
-    def terms(self, features: Features) -> list[Term]:
-        identity, predicate, window = self.predicate_identity(), self.predicate(), self.window()
+    def terms(self) -> list[Term]:
+        events, window_ms = self.events(), self.window_ms()
         terms: list[Term] = []
         if self.min is not None:
-            bound = to_micros(self.min)
-            terms.append((features.total(identity, predicate, window, order_total_micros, bound), True))
+            terms.append((SumAtom(events, order_total_micros, to_micros(self.min), window_ms), True))
         if self.max is not None:
-            bound = to_micros(self.max) + 1
-            terms.append((features.total(identity, predicate, window, order_total_micros, bound), False))
+            terms.append((SumAtom(events, order_total_micros, to_micros(self.max) + 1, window_ms), False))
         return terms
 
 
@@ -771,11 +741,11 @@ class CustomerCondition(Comparison, Condition, frozen=True, kw_only=True, tag="c
         ),
     )
 
-    def terms(self, features: Features) -> list[Term]:
+    def terms(self) -> list[Term]:
         name, *path = self.attribute.split(".")
         test, inner = self.test(), tuple(path)
         access = value_access(self, ".".join(path), lambda value: value)
-        atom = features.value(f"attribute:{name}", self.identity(), access, lambda value: test(look_up(value, inner)))
+        atom = ValueAtom(f"attribute:{name}", self.identity(), access, lambda value: test(look_up(value, inner)))
         return [(atom, True)]
 
 
@@ -788,9 +758,9 @@ class AgreementCondition(Condition, frozen=True, kw_only=True, tag="agreement"):
         Example({"channel": "sms"}, "customer.update", {"agreements": {"sms": False}}, False),
     )
 
-    def terms(self, features: Features) -> list[Term]:
+    def terms(self) -> list[Term]:
         access = Exact(AGREED, (canonical(True),))
-        return [(features.value(f"agreement:{self.channel}", "yes", access, lambda value: value is True), True)]
+        return [(ValueAtom(f"agreement:{self.channel}", "yes", access, lambda value: value is True), True)]
 
 
 AGREED = Slot("agreement", canonical)

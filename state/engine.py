@@ -14,9 +14,10 @@ import msgspec
 from xxhash import xxh3_64_intdigest
 
 from conditions.changes import Cause, Change, Reason, change_id
-from conditions.definitions import LAST_INSTANT_MS, Definitions, Segment
+from conditions.definitions import Definitions
 from conditions.events import CUSTOMER_DELETE, CUSTOMER_UPDATE, CustomerUpdate, Event, Rejected
-from conditions.features import Atom
+from conditions.features import Readers
+from conditions.segments import LAST_INSTANT_MS, Segment
 from conditions.times import format_time
 from state.cache import CustomerCache
 from state.customers import NEVER_MS, Customer, customer_key, encode_customer
@@ -351,7 +352,7 @@ class Computation:
         """Let the customer's deadline pass: what turns false at that instant, and when the next one is."""
         at_ms = customer.deadline_ms
         next_ms = NEVER_MS
-        flipped: list[Atom] = []
+        flipped: list[Readers] = []
         counts = self._definitions.counts
         first_flips_ms = self._definitions.first_flips_ms
         due: list[int] = []
@@ -375,7 +376,7 @@ class Computation:
         if flipped:
             self._decide(customer, _readers(flipped), at_ms, at_ms, "deadline", None)
 
-    def _expire_sums(self, customer: Customer, at_ms: int, flipped: list[Atom]) -> int:
+    def _expire_sums(self, customer: Customer, at_ms: int, flipped: list[Readers]) -> int:
         """Let amounts pass, and answer when the next do."""
         sums = self._definitions.sums
         kept = [(sums[key], amounts) for key, amounts in customer.sums.items() if key in sums]
@@ -406,7 +407,7 @@ class Computation:
             self._erase(customer, event)
             return
         deadline_ms = customer.deadline_ms
-        flipped: list[Atom] = []
+        flipped: list[Readers] = []
         changed = False
         index = self._indexes.get(kind)
         matched = index.match(event) if index is not None else ()
@@ -426,7 +427,7 @@ class Computation:
         elif flipped:
             self._decide(customer, _readers(flipped), clock_ms, event.time_ms, "event", event)
 
-    def _update(self, customer: Customer, event: Event, flipped: list[Atom]) -> bool:
+    def _update(self, customer: Customer, event: Event, flipped: list[Readers]) -> bool:
         """Write attributes and agreements that some segment reads. Answers whether a register changed."""
         update = event.payload
         assert isinstance(update, CustomerUpdate), "the decoder gives every customer.update its payload"
@@ -440,7 +441,7 @@ class Computation:
                     changed = True
         return changed
 
-    def _welcome(self, customer: Customer, event: Event, flipped: list[Atom]) -> None:
+    def _welcome(self, customer: Customer, event: Event, flipped: list[Readers]) -> None:
         """Nobody unknown is in any segment: those that hold with nothing known are entered now."""
         customer.known = True
         self._known += 1
@@ -609,11 +610,11 @@ class Computation:
         )
 
 
-def _readers(atoms: list[Atom]) -> Sequence[Segment]:
-    """The segments that read any of the atoms, in order of their id."""
-    if len(atoms) == 1:
-        return atoms[0].segments
-    return _in_order(segment for atom in atoms for segment in atom.segments)
+def _readers(flipped: list[Readers]) -> Sequence[Segment]:
+    """The segments that read any of the atoms that flipped, in order of their id."""
+    if len(flipped) == 1:
+        return flipped[0]
+    return _in_order(segment for readers in flipped for segment in readers)
 
 
 def _in_order(segments: Iterable[Segment]) -> Sequence[Segment]:

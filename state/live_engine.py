@@ -8,11 +8,11 @@ from typing import Any
 
 import msgspec
 
-from conditions.definitions import Definitions, compile_definitions
+from conditions.definitions import Definitions
 from conditions.documents import SegmentDocument, encode_segment, membership_fingerprint
 from conditions.events import Event
 from conditions.features import Atom, CountFeature, Feature, RegisterFeature, ValueAtom
-from conditions.json_values import decode_segment
+from conditions.segments import Segment, SegmentCompiler
 from state.customers import is_spill
 from state.engine import MARKER_KEY, BatchResult, PartitionEngine
 from state.redefinition import (
@@ -26,7 +26,6 @@ from state.redefinition import (
     coverage_of,
     covers,
     read_coverage,
-    read_document,
     read_redefinition,
     segment_key,
     write_redefinition,
@@ -34,20 +33,21 @@ from state.redefinition import (
 from state.store import Store
 
 
-def stored_segments(store: Store) -> list[SegmentDocument]:
-    """The segments in force in this partition, in order of their ids."""
-    return [decode_segment(value) for _, value in store.scan_meta(SEGMENT_MARK)]
-
-
 class LiveEngine(PartitionEngine):
     """A partition's engine that keeps its segments in the store and changes them by redefinitions, one at a time."""
 
-    def __init__(self, store: Store, *, begins_ms: int | None = None, **options: Any) -> None:
-        """`begins_ms` is where the topics begin for a partition that has applied nothing yet, if they lost more."""
-        super().__init__(store, Definitions(), **options)
+    def __init__(
+        self, store: Store, compiler: SegmentCompiler, *, begins_ms: int | None = None, **options: Any
+    ) -> None:
+        """`compiler` may be that of other partitions, which then share the segments that they have in common.
+
+        `begins_ms` is where the topics begin for a partition that has applied nothing yet, if they lost more.
+        """
+        super().__init__(store, Definitions(compiler), **options)
         self._begins_ms = begins_ms
         self.redefinition: Redefinition | None = None
         self._history: History | None = None
+        self._prepared: list[Segment] = []
         self._load()
 
     def discard(self) -> None:
@@ -81,7 +81,7 @@ class LiveEngine(PartitionEngine):
         """
         changed = []
         for segment_id in sorted(segment_ids):
-            before, after = self.documents.get(segment_id), wanted(segment_id)
+            before, after = self._document(segment_id), wanted(segment_id)
             if before != after:
                 shown = after or before
                 assert shown is not None, "what differs is there before or after"
@@ -159,11 +159,11 @@ class LiveEngine(PartitionEngine):
         segment = self.definitions.segments.get(segment_id)
         if segment is None:
             return None
-        kept = read_coverage(self._overlay, segment.features())
+        kept = read_coverage(self._overlay, self.definitions.features_of(segment))
         begins_ms = [
             coverage.history_from_ms
-            for atom in segment.atoms()
-            if (coverage := kept.get(atom.feature.key)) is not None and coverage.history_from_ms is not None
+            for atom in segment.atoms
+            if (coverage := kept.get(atom.key)) is not None and coverage.history_from_ms is not None
             if asked_from_ms(atom, self.marker.clock_ms) < coverage.history_from_ms
         ]
         return max(begins_ms, default=None)
@@ -172,10 +172,13 @@ class LiveEngine(PartitionEngine):
 
     def _load(self) -> None:
         """Definitions and redefinition as the store has them."""
-        segments = stored_segments(self.store)
-        self.documents: dict[str, SegmentDocument] = {segment.id: segment for segment in segments}
-        self.definitions = compile_definitions(segments)
-        keep_as_covered(self.store, self.definitions)
+        definitions = Definitions(self.definitions.compiler)
+        for _, encoded in self.store.scan_meta(SEGMENT_MARK):
+            segment = definitions.compiler.read(encoded)
+            definitions.prepare(segment)
+            definitions.install(segment)
+        keep_as_covered(self.store, definitions)
+        self.definitions = definitions
         self.redefinition = read_redefinition(self.store)
         self.asking, self._history = None, None
         if self.redefinition is not None and self.redefinition.stage == "backfill":
@@ -185,17 +188,24 @@ class LiveEngine(PartitionEngine):
             self._begin_asking(self.redefinition)
 
     def _prepare(self, redefinition: Redefinition) -> None:
-        documents = [read_document(each.after) for each in redefinition.changed]
-        self._prepared = [self.definitions.prepare(document) for document in documents if document is not None]
+        read = self.definitions.compiler.read
+        self._prepared = [read(each.after) for each in redefinition.changed if each.after is not None]
+        for segment in self._prepared:
+            self.definitions.prepare(segment)
+
+    def _document(self, segment_id: str) -> SegmentDocument | None:
+        segment = self.definitions.segments.get(segment_id)
+        return None if segment is None else segment.document
 
     def _missing(self, redefinition: Redefinition) -> list[Feature]:
         """Features of the prepared segments that are not kept well enough."""
-        features = list(dict.fromkeys(feature for segment in self._prepared for feature in segment.features()))
+        found = (feature for segment in self._prepared for feature in self.definitions.features_of(segment))
+        features = list(dict.fromkeys(found))
         kept = read_coverage(self._overlay, features)
         return [feature for feature in features if not covers(kept.get(feature.key), coverage_of(feature))]
 
     def _begin_backfill(self, redefinition: Redefinition) -> None:
-        self._history = History(self._missing(redefinition), self.definitions)
+        self._history = History(self._missing(redefinition))
         self.asking = Asking(redefinition.number, [], 0, b"")
 
     def _begin_asking(self, redefinition: Redefinition) -> None:
@@ -216,7 +226,7 @@ class LiveEngine(PartitionEngine):
         redefinition.stage, redefinition.activated_ms = "scan", self.marker.clock_ms
         result.marker.definitions = redefinition.position
         self._history = None
-        if redefinition_matters(redefinition) and self.marker.customers:
+        if self.marker.customers and redefinition_matters(redefinition, self.definitions.compiler):
             self.redefinition = redefinition
             self._begin_asking(redefinition)
         else:
@@ -227,13 +237,10 @@ class LiveEngine(PartitionEngine):
     def _install(self, redefinition: Redefinition) -> None:
         prepared = {segment.id: segment for segment in self._prepared}
         for each in redefinition.changed:
-            document = read_document(each.after)
-            if document is None:
+            if each.after is None:
                 self.definitions.remove(each.id)
-                self.documents.pop(each.id, None)
             else:
                 self.definitions.install(prepared[each.id])
-                self.documents[each.id] = document
         self._prepared = []
 
     def _nothing(self) -> BatchResult:
@@ -265,17 +272,16 @@ def asked_from_ms(atom: Atom, clock_ms: int) -> int:
     """The earliest event time that the atom's truth depends on."""
     if isinstance(atom, ValueAtom):
         return 0
-    return max(atom.feature.since_ms, clock_ms - atom.duration_ms)
+    return max(atom.events.since_ms, clock_ms - atom.duration_ms)
 
 
-def redefinition_matters(redefinition: Redefinition) -> bool:
+def redefinition_matters(redefinition: Redefinition, compiler: SegmentCompiler) -> bool:
     """Whether a membership can differ: not where only names and versions changed."""
-    return any(_membership(each.before) != _membership(each.after) for each in redefinition.changed)
 
+    def membership(encoded: bytes | None) -> str | None:
+        return None if encoded is None else membership_fingerprint(compiler.read(encoded).document)
 
-def _membership(document: bytes | None) -> str | None:
-    found = read_document(document)
-    return None if found is None else membership_fingerprint(found)
+    return any(membership(each.before) != membership(each.after) for each in redefinition.changed)
 
 
 def _encoded(document: SegmentDocument | None) -> bytes | None:

@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from conditions.definitions import Definitions, Segment
+from conditions.definitions import Definitions
 from conditions.explanation import SegmentAnswer, explain_segment
+from conditions.segments import Segment
 from state.cache import read_customers
 from state.customers import Customer
 from state.engine import Marker, read_marker
@@ -60,9 +61,9 @@ class CommittedState:
         return {change.key: change for change in self.asking.changes}
 
 
-def explain_standing(standing: Standing, customer: Customer, at_ms: int) -> SegmentAnswer:
+def explain_standing(standing: Standing, definitions: Definitions, customer: Customer, at_ms: int) -> SegmentAnswer:
     """Why the customer is in or out. What is still to be asked has no instant until which it holds."""
-    answer = explain_segment(standing.segment, customer, at_ms, standing.member)
+    answer = explain_segment(standing.segment, definitions, customer, at_ms, standing.member)
     return msgspec.structs.replace(answer, valid_until=None) if standing.pending else answer
 
 

@@ -6,14 +6,15 @@ others back from the topics. With one that is unknown, a customer may still be c
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
-from conditions.definitions import CompiledCondition, Definitions, Segment
+from conditions.definitions import Definitions, compile_definitions
 from conditions.documents import SegmentDocument
 from conditions.features import Feature
+from conditions.segments import CompiledCondition
 from conditions.times import format_time
 from state.customers import Customer
 from state.redefinition import Coverage, coverage_of, covers
@@ -46,9 +47,13 @@ class Preview:
 
     def __init__(self, document: SegmentDocument, kept: Mapping[int, Coverage]) -> None:
         """`kept` says what the summaries hold, by feature key; see `preview_features`."""
-        self._segment = _compiled(document)
+        definitions = _compiled(document)
+        self._segment = definitions.segments[document.id]
         self._kept = kept
-        self._known = [all(map(self._covers, _features(each))) for each in self._segment.conditions]
+        self._known = [
+            all(self._covers(definitions.feature_of(atom)) for atom, _ in each.terms)
+            for each in self._segment.conditions
+        ]
         self._holds = [0] * len(self._known)
         self._found: dict[bool | None, int] = {True: 0, False: 0, None: 0}
         self._examples: dict[bool | None, list[str]] = {True: [], False: [], None: []}
@@ -93,17 +98,13 @@ def preview_features(document: SegmentDocument) -> list[Feature]:
     return list(_compiled(document).features())
 
 
-def _compiled(document: SegmentDocument) -> Segment:
+def _compiled(document: SegmentDocument) -> Definitions:
     """By itself, so that nothing is asked of its features but what it asks."""
-    return Definitions().prepare(document)
-
-
-def _features(condition: CompiledCondition) -> Iterable[Feature]:
-    return [atom.feature for atom, _ in condition.terms]
+    return compile_definitions([document])
 
 
 def _keys(condition: CompiledCondition) -> list[int]:
-    return [feature.key for feature in _features(condition)]
+    return [atom.key for atom, _ in condition.terms]
 
 
 def _joined(truths: list[bool | None], any_of: bool) -> bool | None:

@@ -18,12 +18,11 @@ from typing import Literal
 import msgspec
 import xxhash
 
-from conditions.definitions import Definitions, Segment
-from conditions.documents import SegmentDocument
+from conditions.definitions import Definitions
 from conditions.events import CUSTOMER_DELETE, CUSTOMER_UPDATE, CustomerUpdate, Event
 from conditions.features import CountFeature, EntryFeature, Feature, RegisterFeature, SumFeature, stable_key
 from conditions.index import PredicateIndex
-from conditions.json_values import decode_segment
+from conditions.segments import Segment
 from state.customers import Customer, customer_key
 from state.overlay import Overlay
 from state.store import Store, WriteSet
@@ -112,10 +111,6 @@ def write_redefinition(writes: WriteSet, redefinition: Redefinition | None) -> N
     writes.meta.append((REDEFINITION_KEY, value))
 
 
-def read_document(document: bytes | None) -> SegmentDocument | None:
-    return None if document is None else decode_segment(document)
-
-
 class CompiledChange(msgspec.Struct):
     """A changed segment, compiled: what it was for a customer not asked yet, and what it is."""
 
@@ -160,7 +155,7 @@ def compile_changes(changed: Iterable[ChangedSegment], definitions: Definitions)
         CompiledChange(
             each.id,
             stable_key(each.id),
-            compile_alone(each.before),
+            None if each.before is None else definitions.compiler.read(each.before),
             definitions.segments.get(each.id) if each.after is not None else None,
             each.version,
         )
@@ -168,23 +163,17 @@ def compile_changes(changed: Iterable[ChangedSegment], definitions: Definitions)
     ]
 
 
-def compile_alone(document: bytes | None) -> Segment | None:
-    """A segment that no event reaches: good for its default, and for asking a customer once more."""
-    found = read_document(document)
-    return None if found is None else Definitions().prepare(found)
-
-
 class History:
     """The features that a backfill fills: matches and folds old events into these and no others."""
 
-    def __init__(self, features: Iterable[Feature], definitions: Definitions) -> None:
+    def __init__(self, features: Iterable[Feature]) -> None:
         self._indexes: dict[str, PredicateIndex[EntryFeature]] = {}
         self._registers: dict[str, RegisterFeature] = {}
         for feature in features:
             if isinstance(feature, RegisterFeature):
-                self._registers[feature.identity] = feature
+                self._registers[feature.register] = feature
             else:
-                predicate = definitions.predicate_of(feature)
+                predicate = feature.events.predicate
                 index = self._indexes.setdefault(predicate.event_type, PredicateIndex())
                 index.add(predicate.access, predicate.test, feature)
 

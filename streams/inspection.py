@@ -10,8 +10,9 @@ from typing import Any
 
 import msgspec
 
-from conditions.definitions import Definitions, Segment, compile_definitions
+from conditions.definitions import Definitions, compile_definitions
 from conditions.explanation import SegmentAnswer
+from conditions.segments import Segment
 from conditions.times import format_time
 from state.changelog import read_position
 from state.customers import decode_customer, is_spill
@@ -152,7 +153,7 @@ def explain_customer(readers: list[StateReader], customer_id: str, segment_id: s
         if customer is not None:
             at_ms = state.marker.clock_ms
             standings = state.standings(customer, segments)
-            answers = [explain_standing(each, customer, at_ms) for each in standings]
+            answers = [explain_standing(each, reader.definitions, customer, at_ms) for each in standings]
             return CustomerAnswer(customer_id, format_time(at_ms), answers, pending_ids(standings))
     raise UnknownCustomerError(unknown_customer(customer_id))
 

@@ -12,6 +12,7 @@ import structlog
 
 from conditions.definitions import Definitions, compile_definitions
 from conditions.documents import SegmentDocument
+from conditions.segments import SegmentCompiler
 from state.changelog import OtherLineage, Restorer, read_checkpoint, read_position
 from state.definitions_record import memberships_fingerprint, remember_segments
 from state.engine import Marker, read_marker
@@ -71,7 +72,7 @@ class Opener:
         self._topic = changelog_topic(settings)
         self._cache = block_cache(settings.cache_mib << 20)
         self._follower = follower
-        self._background = Background(connection, Pace(settings.backfill_share))
+        self._background = Background(connection, Pace(settings.backfill_share), SegmentCompiler())
         self.definitions: Definitions | None = None
         self.fingerprint = LIVE
         if segments is not None:

@@ -11,8 +11,9 @@ from typing import Any
 
 from faust.types import TP
 
-from conditions.definitions import LAST_INSTANT_MS, Definitions
+from conditions.definitions import Definitions
 from conditions.events import Event, Rejected
+from conditions.segments import LAST_INSTANT_MS
 from connectors.json_events import decode_records
 from state.engine import BatchResult, PartitionEngine
 from state.live_engine import LiveEngine
@@ -105,7 +106,7 @@ class Partition:
         }
         if definitions is not None:
             return PartitionEngine(self.store, definitions, **options)
-        engine = LiveEngine(self.store, begins_ms=background.begins_ms, **options)
+        engine = LiveEngine(self.store, background.compiler, begins_ms=background.begins_ms, **options)
         self.redefining = Redefining(self.number, engine, background)
         return engine
 

@@ -11,6 +11,7 @@ import structlog
 
 from conditions.definition_history import Definition, DefinitionHistory
 from conditions.events import Event
+from conditions.segments import SegmentCompiler
 from conditions.times import format_time
 from state.engine import BatchResult
 from state.live_engine import LiveEngine
@@ -64,10 +65,11 @@ def whole_standing(partitions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 class Background(NamedTuple):
-    """What reading back uses; the pace is one for all partitions of a worker."""
+    """What all partitions of a worker use, and where the topics of one begin."""
 
     connection: Connection
     pace: Pace
+    compiler: SegmentCompiler
     begins_ms: int | None = None  # where a new partition's topics begin, if they have lost their beginning
 
 
@@ -77,7 +79,7 @@ class Redefining:
     def __init__(self, number: int, engine: LiveEngine, background: Background) -> None:
         self._number = number
         self._engine = engine
-        self._connection, self._pace, _ = background
+        self._connection, self._pace = background.connection, background.pace
         self._reading: asyncio.Task[None] | None = None
         self._reader: BackfillReader | None = None
         self._batches: asyncio.Queue[list[Event] | None] = asyncio.Queue(READ_AHEAD_BATCHES)
@@ -152,7 +154,7 @@ class Redefining:
         if self._compared:
             return history.changed_since(self._engine.marker.definitions)
         # Of a segment that was deleted while nobody had the partition, the topic may tell nothing any more.
-        return {each.id for each in history.definitions()} | self._engine.documents.keys()
+        return {each.id for each in history.definitions()} | self._engine.definitions.segments.keys()
 
     def _read_back(self, redefinition: Redefinition) -> BatchResult | None:
         if self._reading is None:

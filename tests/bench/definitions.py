@@ -18,6 +18,7 @@ import msgspec
 
 from conditions.definition_history import DefinitionHistory, DefinitionRecord
 from conditions.documents import SegmentDocument, parse_segments
+from conditions.segments import SegmentCompiler
 from connectors.segment_files import load_segments
 from deploy.kafka.broker import Broker
 from state.live_engine import LiveEngine
@@ -219,7 +220,7 @@ def edits_among_many(figures: Figures, many: int) -> None:
 
 
 def edit_us(documents: list[SegmentDocument]) -> float:
-    history, engine = DefinitionHistory(), LiveEngine(MemoryStore())
+    history, engine = DefinitionHistory(), LiveEngine(MemoryStore(), SegmentCompiler())
     for offset, each in enumerate(documents):
         take(history, each, offset)
     update(engine, history, [each.id for each in documents])

@@ -11,12 +11,25 @@ from hypothesis import strategies as st
 from conditions.definitions import Definitions, compile_definitions
 from conditions.documents import parse_segments
 from conditions.events import Event, Order
-from conditions.features import READ_BACK, CountFeature, RegisterFeature, SumFeature, Summaries
+from conditions.features import (
+    FOREVER,
+    READ_BACK,
+    CountAtom,
+    CountFeature,
+    EventSet,
+    Predicate,
+    RegisterFeature,
+    SumAtom,
+    SumFeature,
+    Summaries,
+)
+from conditions.kinds import order_total_micros
 from conditions.merging import merge_amounts, merge_entries, merge_registers
 from state.engine import PartitionEngine
 from state.memory_store import MemoryStore
 
 CLOCK_MS = 100_000
+ORDERS = EventSet("f", Predicate("purchase.order"))
 
 times = st.integers(0, CLOCK_MS)
 id_hashes = st.integers(0, 5)
@@ -29,8 +42,8 @@ def event(time_ms: int, name: int = 0, amount: int = 0, *, customer: str = "c", 
 
 
 def counted(stream: list[tuple[int, int, int]], keep: int) -> list[int]:
-    feature = CountFeature("f", 0, 1 << 62)
-    feature.atom(keep, 1 << 62)
+    feature = CountFeature(ORDERS)
+    feature.ask(CountAtom(ORDERS, keep, FOREVER))
     summaries = Summaries()
     for time_ms, id_hash, _ in stream:
         feature.fold(summaries, event(time_ms), id_hash, CLOCK_MS, [])
@@ -38,8 +51,9 @@ def counted(stream: list[tuple[int, int, int]], keep: int) -> list[int]:
 
 
 def summed(stream: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
-    feature = SumFeature("f", 0, 1 << 62, lambda each: each.payload.total_micros)  # type: ignore[union-attr]  # orders only
-    feature.atom(1, 1 << 62)
+    atom = SumAtom(ORDERS, order_total_micros, 1, FOREVER)
+    feature = SumFeature(atom.events, atom.amount)
+    feature.ask(atom)
     summaries = Summaries()
     for time_ms, id_hash, amount in stream:
         feature.fold(summaries, event(time_ms, amount=amount), id_hash, CLOCK_MS, [])

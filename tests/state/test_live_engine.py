@@ -10,6 +10,7 @@ import pytest
 
 from conditions.documents import SegmentDocument, encode_segment, parse_segments
 from conditions.events import Event, Rejected
+from conditions.segments import SegmentCompiler
 from connectors.json_events import decode_line, decode_record
 from state.customers import decode_customer, is_spill
 from state.live_engine import LiveEngine
@@ -55,7 +56,7 @@ class Stream:
         self.lines = [*with_erasures(lines, self.chance)] if erasures else lines
         self.records = [*self.placed(topics)]
         self.store = MemoryStore()
-        self.engine = LiveEngine(self.store, cached_customers=3, most_deadlines=4)
+        self.engine = LiveEngine(self.store, SegmentCompiler(), cached_customers=3, most_deadlines=4)
         self.applied = 0
         self.wanted: dict[str, SegmentDocument] = {}
         self.versions: dict[str, int] = {}
@@ -115,7 +116,7 @@ class Stream:
         """One step of what is to be done; whether there was any."""
         engine = self.engine
         if engine.redefinition is None:
-            ids = self.wanted.keys() | engine.documents.keys()
+            ids = self.wanted.keys() | engine.definitions.segments.keys()
             changed = engine.differences(ids, self.wanted.get, self.versions.__getitem__)
             if not changed or not engine.can_begin():
                 return bool(changed)
@@ -227,7 +228,7 @@ def record(value: Mapping[str, object], offset: int) -> Event | Rejected:
 
 def test_a_segment_that_comes_back_before_its_deletion_is_committed_is_read_back() -> None:
     [visited] = parse_segments({"segments": [VISITED]})
-    engine = LiveEngine(MemoryStore())
+    engine = LiveEngine(MemoryStore(), SegmentCompiler())
     begin(engine, 1, visited)
     engine.run([record({}, 0)], 0)  # nobody is known, so nobody has to be asked
     for _ in range(2):
@@ -244,7 +245,7 @@ def test_a_segment_that_comes_back_before_its_deletion_is_committed_is_read_back
 
 def test_discarding_compiles_definitions_anew_only_where_they_have_changed() -> None:
     [visited] = parse_segments({"segments": [VISITED]})
-    engine = LiveEngine(MemoryStore())
+    engine = LiveEngine(MemoryStore(), SegmentCompiler())
     begin(engine, 1, visited)
     engine.commit()
     compiled = engine.definitions
@@ -274,7 +275,7 @@ def test_only_what_is_not_kept_well_enough_is_read_back(
     kept = {"kind": "app_screen", "screen": "cart", "at_least": 2, "within": "1h"}
     [before] = parse_segments({"segments": [VISITED | {"conditions": [kept]}]})
     [after] = parse_segments({"segments": [VISITED | {"name": name, "conditions": [kept | condition]}]})
-    engine = LiveEngine(MemoryStore())
+    engine = LiveEngine(MemoryStore(), SegmentCompiler())
     begin(engine, 1, before)
     screen = {"event_id": "1", "type": "app.screen", "customer_id": "ann", "properties": {"screen": "cart"}}
     engine.run([record(screen, 0)], 0)

@@ -11,9 +11,10 @@ import pytest
 
 import state.engine
 from conditions.changes import Change
-from conditions.definitions import LAST_INSTANT_MS, Definitions, compile_definitions
+from conditions.definitions import Definitions, compile_definitions
 from conditions.documents import parse_segments
 from conditions.events import Event, Rejected
+from conditions.segments import LAST_INSTANT_MS
 from conditions.times import DAY_MS
 from connectors.json_events import decode_lines
 from state.engine import PartitionEngine

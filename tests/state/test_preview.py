@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from conditions.documents import SegmentDocument, parse_segment
+from conditions.segments import SegmentCompiler
 from state.live_engine import LiveEngine
 from state.lookup import CommittedState
 from state.memory_store import MemoryStore
@@ -69,7 +70,7 @@ def saved_members(stream: Stream, document: SegmentDocument) -> set[str]:
     copy.store._customers.update(stream.store._customers)
     copy.store._deadlines.update(stream.store._deadlines)
     copy.store._meta.update(stream.store._meta)
-    copy.engine = LiveEngine(copy.store, cached_customers=3)
+    copy.engine = LiveEngine(copy.store, SegmentCompiler(), cached_customers=3)
     copy.wanted, copy.position = dict(stream.wanted), stream.position
     copy.versions = dict(stream.versions)
     copy.edit(document, "candidate")
@@ -87,7 +88,7 @@ def condition(kind: str, **fields: Any) -> dict[str, Any]:
     [("all", True, None), ("all", False, False), ("any", True, True), ("any", False, None)],
 )
 def test_one_known_condition_may_decide(match: str, known: bool, expected: bool | None) -> None:
-    engine = LiveEngine(MemoryStore())
+    engine = LiveEngine(MemoryStore(), SegmentCompiler())
     document = {"id": "a", "name": "A", "conditions": [condition("app_screen")]}
     engine.begin_redefinition(1, engine.differences(["a"], lambda _: parse_segment(document), lambda _: 1), {})
     engine.commit()

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from conditions.segments import SegmentCompiler
 from state.activity import DAY_MS, LAST_DAY, LAST_HOUR, Activity
 from state.customers import decode_customer, is_spill
 from state.engine import BatchResult
@@ -50,7 +51,7 @@ class WatchedStream(Stream):
 
     def __init__(self, seed: int, crashes: bool) -> None:
         super().__init__(seed, crashes, erasures=True, topics=TOPICS)
-        self.watched = WatchedEngine(self.store, cached_customers=3, most_deadlines=4)
+        self.watched = WatchedEngine(self.store, SegmentCompiler(), cached_customers=3, most_deadlines=4)
         self.engine = self.watched
 
     def count(self) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from conditions.changes import Change
 from conditions.documents import SegmentDocument
+from conditions.segments import SegmentCompiler
 from connectors.json_events import decode_lines
 from state.engine import BatchResult
 from state.live_engine import LiveEngine
@@ -32,7 +33,7 @@ class OwnedPartition:
 
     def __init__(self, number: int = 0) -> None:
         self.store = MemoryStore()
-        self.engine = LiveEngine(self.store)
+        self.engine = LiveEngine(self.store, SegmentCompiler())
         self.changes: list[Change] = []
         self.answers = PartitionAnswers(number, self.engine, lambda: MemoryChanges(self.changes))
         self._line = 0
@@ -42,7 +43,8 @@ class OwnedPartition:
         """Bring these segments into force, and no others, for every customer."""
         self._position += 1
         wanted = {each.id: each for each in documents}
-        changed = self.engine.differences(wanted.keys() | self.engine.documents.keys(), wanted.get, lambda _: 1)
+        ids = wanted.keys() | self.engine.definitions.segments.keys()
+        changed = self.engine.differences(ids, wanted.get, lambda _: 1)
         self.commit(self.engine.begin_redefinition(self._position, changed, {}))
         while self.engine.redefinition is not None:
             if self.engine.redefinition.stage == "backfill":

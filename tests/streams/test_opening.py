@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from conditions.segments import SegmentCompiler
 from state.rocksdb_store import RocksdbStore
 from state.store import StateError
 from streams.kafka.security import Connection
@@ -46,7 +47,7 @@ async def read_for_ever() -> None:
 
 def reading_back(settings: Settings) -> tuple[Partition, asyncio.Task[None]]:
     """A partition that reads old events back."""
-    background = Background(Connection("nowhere:9092"), Pace(settings.backfill_share))
+    background = Background(Connection("nowhere:9092"), Pace(settings.backfill_share), SegmentCompiler())
     held = Partition(0, 1, "lineage", RocksdbStore.open(settings.data_dir / "held"), settings, background, None)
     assert held.redefining is not None
     reading = asyncio.create_task(read_for_ever())

@@ -11,6 +11,7 @@ from faust.types import TP
 
 from conditions.changes import Change
 from conditions.definitions import compile_definitions
+from conditions.segments import SegmentCompiler
 from connectors.segment_files import load_segments
 from state.rocksdb_store import RocksdbStore
 from streams.kafka.security import Connection
@@ -41,7 +42,7 @@ def partition(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Partit
     settings = load_settings({"topics": (TOPIC,), "clock": clock, "batch_records": 100_000})
     store = RocksdbStore.open(tmp_path / "state")
     definitions = compile_definitions(load_segments(path))
-    background = Background(Connection("nowhere:9092"), Pace(settings.backfill_share))
+    background = Background(Connection("nowhere:9092"), Pace(settings.backfill_share), SegmentCompiler())
     opened = Partition(0, 1, "lineage", store, settings, background, definitions)
     yield opened
     opened.close()
