@@ -88,13 +88,11 @@ class PredicateIndex(Generic[Target]):
                 self._always.append(target)
             else:
                 self._tested.append((target, test))
+            self._look_ahead()
         elif access.slot.part is None or test is not None:
-            self._whole = self._whole or _Tables()
-            self._whole.add(access, _of_subject(access.slot), (target, test))
+            self._whole_tables().add(access, _of_subject(access.slot), (target, test))
         else:
-            part = access.slot.part
-            self._parts.setdefault(part.name, _Remembered(part)).add(access, target)
-        self._look_ahead()
+            self._part(access.slot.part).add(access, target)
 
     def remove(self, access: Access, target: Target) -> None:
         """Take out what `add` put in with this access for this target."""
@@ -108,6 +106,19 @@ class PredicateIndex(Generic[Target]):
             self._whole.remove(access, lambda entry: entry[0] is target)
         if access.slot.part is not None and access.slot.part.name in self._parts:
             self._parts[access.slot.part.name].remove(access, target)
+
+    def _whole_tables(self) -> _Tables[_Entry[Target]]:
+        if self._whole is None:
+            self._whole = _Tables()
+            self._look_ahead()
+        return self._whole
+
+    def _part(self, part: Part) -> _Remembered[Target]:
+        found = self._parts.get(part.name)
+        if found is None:
+            found = self._parts[part.name] = _Remembered(part)
+            self._look_ahead()
+        return found
 
     def _look_ahead(self) -> None:
         """Lay ready what `match` uses, and forget what it remembers."""

@@ -25,6 +25,7 @@ from state.redefinition import (
     coverage_key,
     coverage_of,
     covers,
+    read_all_coverage,
     read_coverage,
     read_redefinition,
     segment_key,
@@ -258,7 +259,7 @@ class LiveEngine(PartitionEngine):
 
 def keep_as_covered(store: Store, definitions: Definitions) -> None:
     """Let features keep what their summaries are said to hold, though the segment that asked for so much is gone."""
-    kept = read_coverage(store, definitions.features())
+    kept = read_all_coverage(store)
     for feature in definitions.features():
         coverage = kept.get(feature.key)
         if coverage is not None and not isinstance(feature, RegisterFeature):

@@ -95,6 +95,14 @@ def read_coverage(store: Store | Overlay, features: Iterable[Feature]) -> dict[i
     return found
 
 
+def read_all_coverage(store: Store) -> dict[int, Coverage]:
+    """What is kept of every feature, by feature key."""
+    return {
+        int.from_bytes(name[len(COVERAGE_MARK) :], "big"): msgspec.msgpack.decode(value, type=Coverage)
+        for name, value in store.scan_meta(COVERAGE_MARK)
+    }
+
+
 def segment_key(segment_id: str) -> bytes:
     return SEGMENT_MARK + segment_id.encode()
 
