@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from conditions.documents import (
@@ -36,26 +37,22 @@ def load_json(text: str) -> tuple[Any, list[DocumentError]]:
     """
     if sum(map(text.count, "{[:,")) > MAX_MARKS:
         raise JsonLimit(f"more than {MAX_MARKS:,} brackets, braces, colons and commas in one document")
-    repeating: list[_Repeating] = []
-
-    def to_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) == len(pairs) or len(repeating) == MAX_REPEATING:
-            return found
-        repeating.append(_Repeating(pairs))
-        return repeating[-1]
-
     try:
-        # The standard library's parser is the one that tells digits as written, and names that stand twice.
-        value = json.loads(
-            text, object_pairs_hook=to_object, parse_int=exact_integer, parse_float=exact_number, parse_constant=float
-        )
+        return _load(text)
     except json.JSONDecodeError as error:
         message = _MESSAGES.get(error.msg) or error.msg[0].lower() + error.msg[1:].replace("xpecting", "xpected")
         raise JsonFault(f"line {error.lineno}, column {error.colno}: {message}") from None
     except RecursionError:
         raise JsonLimit(f"more than {MAX_DEPTH} levels of objects and lists inside each other") from None
-    return value, _repeats(value, "", 1) if repeating else []
+
+
+def _load(text: str) -> tuple[Any, list[DocumentError]]:
+    try:
+        return _sound_decoder.decode(text), []
+    except _NameRepeated:
+        repeating: list[_Repeating] = []
+        value = _decoder(lambda pairs: _object(pairs, repeating)).decode(text)
+        return value, _repeats(value, "", 1)
 
 
 _MESSAGES = {
@@ -77,6 +74,40 @@ def decode_segments(content: bytes) -> list[SegmentDocument]:
     """The segments of `{"segments": […]}` as `encode_segment` wrote each, with every digit. Raises DocumentErrors."""
     value, _ = load_json(content.decode())
     return parse_segments(value)
+
+
+# --- objects ---------------------------------------------------------------------------------------------------------
+
+Pairs = list[tuple[str, Any]]
+
+
+def _decoder(to_object: Callable[[Pairs], dict[str, Any]]) -> json.JSONDecoder:
+    # The standard library's parser is the one that tells digits as written, and names that stand twice.
+    return json.JSONDecoder(
+        object_pairs_hook=to_object, parse_int=exact_integer, parse_float=exact_number, parse_constant=float
+    )
+
+
+class _NameRepeated(Exception):
+    """A name stands twice in some object."""
+
+
+def _sound_object(pairs: Pairs) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise _NameRepeated
+    return found
+
+
+_sound_decoder = _decoder(_sound_object)  # made once, as that takes longer than to read a segment
+
+
+def _object(pairs: Pairs, repeating: list[_Repeating]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) == len(pairs) or len(repeating) == MAX_REPEATING:
+        return found
+    repeating.append(_Repeating(pairs))
+    return repeating[-1]
 
 
 class _Repeating(dict[str, Any]):
