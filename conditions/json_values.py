@@ -37,6 +37,8 @@ def load_json(text: str) -> tuple[Any, list[DocumentError]]:
     """
     if sum(map(text.count, "{[:,")) > MAX_MARKS:
         raise JsonLimit(f"more than {MAX_MARKS:,} brackets, braces, colons and commas in one document")
+    if text.startswith("\ufeff"):
+        raise JsonFault("line 1, column 1: unexpected UTF-8 BOM (decode using utf-8-sig)")
     try:
         return _load(text)
     except json.JSONDecodeError as error:

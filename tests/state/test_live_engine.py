@@ -49,14 +49,21 @@ def with_erasures(lines: list[bytes], chance: random.Random) -> Iterator[bytes]:
 class Stream:
     """One partition's records, the live engine, and the background work that a worker would do between batches."""
 
-    def __init__(self, seed: int, crashes: bool, erasures: bool, topics: Sequence[str]) -> None:
+    def __init__(
+        self,
+        seed: int,
+        crashes: bool,
+        erasures: bool,
+        topics: Sequence[str],
+        compiler: SegmentCompiler | None = None,
+    ) -> None:
         self.chance = random.Random(seed)
         self.crashes = crashes
         lines = [line for line in case(seed).lines if line.strip()]
         self.lines = [*with_erasures(lines, self.chance)] if erasures else lines
         self.records = [*self.placed(topics)]
         self.store = MemoryStore()
-        self.engine = LiveEngine(self.store, SegmentCompiler(), cached_customers=3, most_deadlines=4)
+        self.engine = LiveEngine(self.store, compiler or SegmentCompiler(), cached_customers=3, most_deadlines=4)
         self.applied = 0
         self.wanted: dict[str, SegmentDocument] = {}
         self.versions: dict[str, int] = {}
@@ -165,7 +172,12 @@ class Stream:
 
 
 def play(stream: Stream, seed: int) -> None:
-    pool = list(variants(seed * 7 + 1))
+    for _ in steps(stream, list(variants(seed * 7 + 1))):
+        pass
+
+
+def steps(stream: Stream, pool: Sequence[SegmentDocument]) -> Iterator[None]:
+    """Edits of the pool, live events and background work until all is done, one of them at a time."""
     while stream.applied < len(stream.records):
         if stream.chance.random() < 0.15:
             # Several edits may wait while a backfill is under way.
@@ -177,11 +189,13 @@ def play(stream: Stream, seed: int) -> None:
             stream.background()
         else:
             stream.live()
+        yield
     while stream.background():
-        pass
+        yield
     while stream.engine.is_behind(stream.engine.marker.clock_ms):
         stream.engine.run((), 0)
         stream.engine.commit()
+        yield
 
 
 def documents(stream: Stream) -> dict[str, object]:
@@ -212,6 +226,60 @@ def test_edits_at_any_time_end_in_the_members_that_the_last_definitions_have(
 
     assert stream.members() == replay(documents(stream), stream.lines).members
     assert not unread(stream), "what nobody reads any more is forgotten"
+
+
+@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("crashes", [False, True])
+def test_partitions_that_share_their_segments_decide_as_if_each_were_alone(seed: int, crashes: bool) -> None:
+    compiler, chance, pool = SegmentCompiler(), random.Random(seed), list(variants(seed))
+    streams = [Stream(seed + number, crashes, True, TOPICS, compiler) for number in range(2)]
+    for document in pool:
+        for stream in streams:
+            stream.edit(document, document.id)
+    under_way = [steps(stream, pool) for stream in streams]
+    while under_way:
+        one = chance.choice(under_way)
+        if next(one, one) is one:
+            under_way.remove(one)
+
+    for stream in streams:
+        assert stream.members() == replay(documents(stream), stream.lines).members
+        assert not unread(stream), "what nobody reads any more is forgotten"
+
+
+def test_partitions_with_the_same_documents_share_their_segments_and_nothing_that_changes() -> None:
+    [visited] = parse_segments({"segments": [VISITED]})
+    compiler, stores = SegmentCompiler(), (MemoryStore(), MemoryStore())
+    first, second = (LiveEngine(store, compiler) for store in stores)
+    for engine in (first, second):
+        begin(engine, 1, visited)
+        engine.commit()
+    loaded = LiveEngine(stores[0], compiler)
+
+    shared = first.definitions.segments["visited"]
+    assert second.definitions.segments["visited"] is shared
+    assert loaded.definitions.segments["visited"] is shared
+
+    [atom] = shared.atoms
+    features = [engine.definitions.feature_of(atom) for engine in (first, second, loaded)]
+    assert len(set(map(id, features))) == 3
+    begin(first, 2, None)
+    assert not first.definitions.segments
+    assert second.definitions.segments == loaded.definitions.segments == {"visited": shared}
+
+
+def test_a_wider_window_in_one_partition_keeps_no_more_in_another() -> None:
+    within = [{"kind": "app_screen", "screen": "cart", "within": each} for each in ("1h", "2h")]
+    [narrow, wide] = [parse_segments({"segments": [VISITED | {"conditions": [each]}]})[0] for each in within]
+    compiler = SegmentCompiler()
+    first, second = (LiveEngine(MemoryStore(), compiler) for _ in range(2))
+    for engine in (first, second):
+        begin(engine, 1, narrow)
+
+    begin(first, 2, wide)
+
+    widest = [[each.widest_ms for each in engine.definitions.counts.values()] for engine in (first, second)]
+    assert widest == [[7_200_000], [3_600_000]]
 
 
 VISITED = {"id": "visited", "name": "Visited", "conditions": [{"kind": "app_screen", "screen": "cart"}]}
