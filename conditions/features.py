@@ -11,7 +11,8 @@ change nothing, and two summaries merge.
 
 An *atom* is one monotone question of a feature: "is the n-th newest entry younger than D", "is the sum of the last D at
 least B", "does the value pass the test". Without an event an atom of entries only ever turns false, at an instant that
-is known. Every condition is a conjunction of atoms, each taken plain or negated.
+is known. Every condition is a conjunction of atoms, each taken plain or negated. Atoms never change; what is kept, and
+who is asked when an atom flips, is up to the features, of which each partition has its own.
 
 All times and durations are milliseconds. FOREVER stands for a window without end.
 """

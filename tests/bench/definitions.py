@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 import threading
 import time
@@ -17,19 +18,23 @@ from typing import Any
 import msgspec
 
 from conditions.definition_history import DefinitionHistory, DefinitionRecord
-from conditions.documents import SegmentDocument, parse_segments
+from conditions.documents import SegmentDocument, encode_segment, parse_segments
 from conditions.segments import SegmentCompiler
 from connectors.segment_files import load_segments
 from deploy.kafka.broker import Broker
 from state.live_engine import LiveEngine
 from state.memory_store import MemoryStore
+from state.redefinition import segment_key
+from state.store import WriteSet
 from streams.kafka.definitions_topic import KafkaDefinitionsLog
 from streams.kafka.security import Connection
+from streams.replay import tune_garbage_collector
 from streams.segments_commands import apply_segments
+from streams.service import YOUNG_OBJECTS
 from tests.bench.documents import write_documents
 from tests.bench.events import events, sent
 from tests.bench.live import ChangesReader, Visible, pause, summarised
-from tests.bench.machine import cpu_seconds
+from tests.bench.machine import cpu_seconds, memory_mib
 from tests.bench.stages import PARTITIONS, PATIENCE_S, new_stage
 from tests.kafka.workers import Stage, WorkerProcess, until
 
@@ -53,6 +58,7 @@ def measure(total: int = 1_000_000, many: int = 10_000, baseline_s: int = 20) ->
     """Print the figures as they come, and answer them by what they are called."""
     figures = Figures()
     edits_among_many(figures, many)
+    partitions_with_many(figures, many)
     with Broker(heap="1g") as broker, tempfile.TemporaryDirectory(prefix="rollcall-bench-") as folder:
         reading_back(figures, broker, Path(folder), total, baseline_s)
         starting_with_many(figures, broker, Path(folder), many)
@@ -217,6 +223,23 @@ def edits_among_many(figures: Figures, many: int) -> None:
             write_documents(path, total - 10)
             documents = load_segments(path)
         figures.add(f"one edit among {total:,} segments, CPU µs a partition", edit_us(documents))
+
+
+def partitions_with_many(figures: Figures, many: int) -> None:
+    """What it costs to load the segments of a worker's first partition, and of each further one."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "segments.json"
+        write_documents(path, many - 10)
+        documents = load_segments(path)
+    tune_garbage_collector(YOUNG_OBJECTS)
+    compiler, store = SegmentCompiler(), MemoryStore()
+    store.write(WriteSet(meta=[(segment_key(each.id), encode_segment(each)) for each in documents]))
+    loaded = []
+    for which in ("first", "next"):
+        began, began_mib = time.process_time(), memory_mib(os.getpid())
+        loaded.append(LiveEngine(store, compiler))
+        figures.add(f"{many:,} segments in the {which} partition, CPU s", time.process_time() - began, ".2f")
+        figures.add(f"{many:,} segments in the {which} partition, MiB", memory_mib(os.getpid()) - began_mib)
 
 
 def edit_us(documents: list[SegmentDocument]) -> float:
