@@ -7,7 +7,7 @@ Whatever the bytes, decoding gives an Event or a Rejected and never raises. A re
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -69,15 +69,15 @@ PLAIN_BYTES = 2 * MAX_PLAIN_BRACKETS
 Encoded = tuple[bytes | None, bytes | None, int | None, int]
 
 
-def decode_records(records: Iterable[Encoded], topic: str, partition: int) -> list[Event | Rejected]:
+def decode_records(records: Sequence[Encoded], topic: str, partition: int) -> list[Event | Rejected]:
     """The events of Kafka records of one partition, in their order. A key must be the customer id in UTF-8."""
     decoded: list[Event | Rejected] = []
     makers = PAYLOAD_MAKERS
-    for value, key, record_time_ms, offset in records:
+    envelopes = _read_all([record[0] for record in records])
+    for (value, key, record_time_ms, offset), read in zip(records, envelopes, strict=True):
         try:
-            if key is None or value is None or record_time_ms is None or not 0 <= record_time_ms <= MAX_TIME_MS:
+            if read is None or key is None or record_time_ms is None or not 0 <= record_time_ms <= MAX_TIME_MS:
                 raise OddEvent
-            read = _read(value)
             customer_id, kind, moment = read.customer_id, read.type, read.time
             if customer_id.encode() != key:
                 raise OddEvent
@@ -116,18 +116,17 @@ def _record_with_care(
         return _settle(problem, value, key, record_time_ms, offset, topic, partition)
 
 
-def decode_lines(lines: Iterable[Line], offsets: Iterable[int]) -> list[Event | Rejected]:
+def decode_lines(lines: Sequence[Line], offsets: Iterable[int]) -> list[Event | Rejected]:
     """The events of lines of an event file, in their order; an offset counts lines from 0.
 
     Lines have no key. The record's timestamp is the line's `received_at`, else its `time`.
     """
     decoded: list[Event | Rejected] = []
     makers = PAYLOAD_MAKERS
-    for line, offset in zip(lines, offsets, strict=True):
+    for line, offset, read in zip(lines, offsets, _read_all(lines), strict=True):
         try:
-            if type(line) is not bytes:
+            if read is None:
                 raise OddEvent
-            read = _read(line)
             kind, moment, received_at = read.type, read.time, read.received_at
             if received_at is None:
                 time_ms = record_time_ms = parse_time(moment)
@@ -163,19 +162,32 @@ def decode_line_with_care(line: bytes, offset: int) -> Event | Rejected:
         return _settle(problem, line, None, None, offset, None, 0)
 
 
-def _read(value: bytes) -> Envelope:
-    """A record as nearly all are written. Raises one of _ODD for any other."""
-    if len(value) > PLAIN_BYTES:
-        _require_plain(value)
-    envelope = decode_envelope(value)
-    if not value.isascii():
-        value.decode()  # what msgspec passes over it does not check
-    envelope.value = value
-    return envelope
+def _read_all(values: Sequence[Line | None]) -> Sequence[Envelope | None]:
+    """Records as nearly all are written; None for any other."""
+    try:
+        return _read_plain(values)  # type: ignore[arg-type]  # anything but bytes raises TypeError
+    except (TypeError, *_ODD):
+        return [None] if len(values) == 1 else [_read_all([value])[0] for value in values]
+
+
+def _read_plain(values: Sequence[bytes]) -> list[Envelope]:
+    """All records, each as nearly all are written. Raises TypeError or one of _ODD where there is any other."""
+    whole = b" ".join(values)
+    if not whole.isascii():
+        whole.decode()  # what msgspec passes over it does not check
+    if max(map(len, values), default=0) > PLAIN_BYTES:
+        for value in values:
+            _require_plain(value)
+    envelopes = list(map(decode_envelope, values))
+    for envelope, value in zip(envelopes, values, strict=True):
+        envelope.value = value
+    return envelopes
 
 
 def _require_plain(value: bytes) -> None:
     """Refuse what is too large, or perhaps nested so deeply that its properties cannot be read later on."""
+    if len(value) <= PLAIN_BYTES:
+        return
     if len(value) > MAX_VALUE_BYTES or value.count(b"[") + value.count(b"{") > MAX_PLAIN_BRACKETS:
         raise OddEvent
 
