@@ -349,7 +349,11 @@ class CountFeature:
             return self._insert(summaries, list(entries), time_ms, id_hash, clock_ms, flipped)
         # Where all that the feature is asked was true before, it still is, and the deadline of that stands.
         if len(entries) < 2 * keep or clock_ms - entries[-2 * keep] >= self.shortest_ms:
-            self._raise_newest(summaries, entries, time_ms, clock_ms, flipped)
+            sole = self.sole
+            if sole is None:
+                self._raise_newest(summaries, entries, time_ms, clock_ms, flipped)
+            elif clock_ms - time_ms < sole.longest_ms:
+                sole.rise(summaries, entries[-2] if entries else -FOREVER, time_ms, clock_ms, flipped)
         if keep == 1:
             counts[key] = (time_ms, id_hash)
         elif keep <= INLINE_ENTRIES:
