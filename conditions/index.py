@@ -22,6 +22,7 @@ Test = Callable[[Any], bool]
 Read = Callable[[Any], Any]
 
 _REMEMBERED = 16_384  # values of a part; all are forgotten when there are more
+_LONGEST_REMEMBERED = 1_000  # characters of a value: an event's fields may be as long as the event
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -185,6 +186,8 @@ class _Remembered(Generic[Target]):
 
     def find(self, part: Hashable) -> list[Target]:
         found = self.always + self._tables.find(part)
+        if len(str(part)) > _LONGEST_REMEMBERED:
+            return found
         if len(self.known) >= _REMEMBERED:
             self.known.clear()
         self.known[part] = found

@@ -201,23 +201,32 @@ Address = tuple[str, str]  # host and path
 
 
 def url_slots(
-    side: str, url_of: Callable[[Event], Url | None], address_of: Callable[[Event], Address | None]
+    whole: Part, url_of: Callable[[Any], Url | None], page: Part, address_of: Callable[[Any], Address | None]
 ) -> dict[str, Slot]:
-    """The slots of one URL of a page visit, the only events that are asked; where there is no URL, nothing is found."""
-    whole, page = Part(f"{side}.whole", url_of), Part(f"{side}.address", address_of)
+    """The slots of one URL of a page visit, the only events that are asked; where there is no URL, nothing is found.
+
+    `url_of` and `address_of` take what those parts read.
+    """
+    side = page.name
 
     def single(name: str, read: Callable[[Address], Any]) -> Slot:
-        return Slot(f"{side}.{name}", lambda at: None if at is None else read(at), part=page)
+        return Slot(f"{side}.{name}", lambda part: (at := address_of(part)) and read(at), part=page)
 
     def several(name: str, read: Callable[[Address], Any]) -> Slot:
-        return Slot(f"{side}.{name}", lambda at: () if at is None else read(at), several=True, part=page)
+        return Slot(
+            f"{side}.{name}", lambda part: read(at) if (at := address_of(part)) else (), several=True, part=page
+        )
+
+    def whole_url(part: Any) -> tuple[str, str, str] | None:
+        url = url_of(part)
+        return None if url is None else (url.host, bare_path(url.path), url.query)
 
     return {
         "present": single("present", lambda _: True),
         "host": single("host", lambda at: at[0]),
         "path": single("path", lambda at: bare_path(at[1])),
         "host_path": single("host_path", lambda at: (at[0], bare_path(at[1]))),
-        "url": Slot(f"{side}.url", lambda url: url and (url.host, bare_path(url.path), url.query), part=whole),
+        "url": Slot(f"{side}.url", whole_url, part=whole),
         "hosts": several("hosts", lambda at: hosts_above(at[0])),
         "hosts_path": several("hosts_path", lambda at: [(host, bare_path(at[1])) for host in hosts_above(at[0])]),
         "prefix": several("prefix", lambda at: ((None, at[1]),)),
@@ -226,18 +235,33 @@ def url_slots(
     }
 
 
-def referrer_url(event: Event) -> Url | None:
-    referrer = event.payload.referrer  # type: ignore[union-attr]  # page.visit events only
-    return None if referrer is None else parse_url(referrer)
+def referrer_page(event: Event) -> str | None:
+    """The referrer without its query: the same ones come again and again."""
+    referrer: str | None = event.payload.referrer  # type: ignore[union-attr]  # page.visit events only
+    return referrer and referrer.partition("?")[0]
 
 
-def referrer_address(event: Event) -> Address | None:
-    referrer = referrer_url(event)
-    return None if referrer is None else (referrer.host, referrer.path)
+def url_of_text(text: str | None) -> Url | None:
+    return None if text is None else parse_url(text)
 
 
-PAGE_SLOTS = url_slots("page", attrgetter("payload.url"), attrgetter("payload.url.host", "payload.url.path"))
-REFERRER_SLOTS = url_slots("referrer", referrer_url, referrer_address)
+def address_of_text(text: str | None) -> Address | None:
+    url = url_of_text(text)
+    return None if url is None else (url.host, url.path)
+
+
+PAGE_SLOTS = url_slots(
+    Part("page.whole", attrgetter("payload.url")),
+    lambda url: url,
+    Part("page", attrgetter("payload.url.host", "payload.url.path")),
+    lambda address: address,
+)
+REFERRER_SLOTS = url_slots(
+    Part("referrer.whole", attrgetter("payload.referrer")),
+    url_of_text,
+    Part("referrer", referrer_page),
+    address_of_text,
+)
 
 
 class UrlCondition(CountCondition, frozen=True, kw_only=True):
