@@ -32,6 +32,9 @@ log = structlog.get_logger(__name__)
 IDLE_POLL_S = 0.05
 BOUNDS_TIMEOUT_S = 10.0
 FETCH_WAIT_MS = 200
+# A broker answers as soon as it has one record, and each answer costs the same. What comes meanwhile waits for the
+# transaction under way in any case.
+FETCH_EVERY_S = 0.012
 
 
 class Membership(msgspec.Struct, frozen=True):
@@ -118,15 +121,19 @@ class FetchedRecords(PartitionRecords):  # type: ignore[misc]  # aiokafka ships 
 
 
 class AskingFetcher(Fetcher):  # type: ignore[misc]  # aiokafka ships no types
-    """Notes when the request was sent whose response last told a partition's high watermark.
+    """Asks each broker at most once in FETCH_EVERY_S, and notes when the request was sent whose response last told a
+    partition's high watermark.
 
     The response's own time would not do: after the process was stopped it may have waited long in the socket, and the
     log have grown since.
     """
 
     asked_ms: dict[Any, int]
+    asked_at: dict[int, float]  # by broker, monotonic
 
     async def _proc_fetch_request(self, assignment: Any, node_id: int, request: Any) -> Any:
+        await asyncio.sleep(self.asked_at.get(node_id, 0) + FETCH_EVERY_S - time.monotonic())
+        self.asked_at[node_id] = time.monotonic()
         sent_ms = _now_ms()
         # Only what this request asks for: others may be asked of other brokers at the same time.
         states = {
@@ -178,7 +185,7 @@ class PollingThread(driver.AIOKafkaConsumerThread):
     async def on_start(self) -> None:
         await super().on_start()
         fetcher = self._ensure_consumer()._fetcher
-        fetcher.asked_ms = {}
+        fetcher.asked_ms, fetcher.asked_at = {}, {}
         fetcher.__class__ = AskingFetcher
 
     def _create_worker_consumer(self, transport: Any) -> AIOKafkaConsumer:

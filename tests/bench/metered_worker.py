@@ -10,16 +10,15 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
 from state.engine import BatchResult
-from streams import partition, service
+from streams import service
 from streams.metrics import Metrics
 from streams.polling import Records
-from streams.redefining import Redefining, WantedDefinitions
 from streams.worker import Worker
 from tests.bench.machine import peak_mib
 
@@ -40,7 +39,6 @@ class Meter(msgspec.Struct):
     end: Note | None = None  # once everything is closed
     applied: int = 0
     applied_at_half: int = 0  # half of them, and what else the batch had
-    definitions_cpu_s: float = 0.0  # of the steps between batches that take definitions in, from `first` on
     peak_mib: float = 0.0
     transaction_s: float = 0.0  # mean
 
@@ -61,15 +59,6 @@ class MeteredWorker(Worker):
             for call in AT_FIRST:
                 call()
         await super().receive(records)
-
-
-class MeteredRedefining(Redefining):
-    def step(self, wanted: WantedDefinitions, ends: Mapping[str, int], now_ms: int) -> BatchResult | None:
-        began = time.thread_time()
-        result = super().step(wanted, ends, now_ms)
-        if METER.first is not None and METER.last is None:
-            METER.definitions_cpu_s += time.thread_time() - began
-        return result
 
 
 class MeteredMetrics(Metrics):
@@ -99,9 +88,7 @@ class MeteredMetrics(Metrics):
 def main() -> None:
     from streams.cli import main as command
 
-    # for the life of this process, which measures
-    vars(service).update(Worker=MeteredWorker, Metrics=MeteredMetrics)
-    vars(partition).update(Redefining=MeteredRedefining)
+    vars(service).update(Worker=MeteredWorker, Metrics=MeteredMetrics)  # for the life of this process, which measures
     sys.argv = ["rollcall", "worker"]
     try:
         command()

@@ -48,7 +48,6 @@ class Run(msgspec.Struct, kw_only=True):
     cpu_seconds_to_last: float
     cpu_seconds_of_second_half: float
     start_cpu_seconds: float
-    definitions_cpu_seconds: float  # of taking in definitions between batches
     peak_mib: float
     transaction_s: float  # mean
     first_record_at: float  # seconds since the epoch
@@ -73,7 +72,6 @@ def run_metered(stage: Stage, total: int, name: str = "worker", module: str = ME
         cpu_seconds_to_last=last.cpu - first.cpu,
         cpu_seconds_of_second_half=last.cpu - half.cpu,
         start_cpu_seconds=first.cpu,
-        definitions_cpu_seconds=meter.definitions_cpu_s,
         peak_mib=meter.peak_mib,
         transaction_s=meter.transaction_s,
         first_record_at=first.wall,
