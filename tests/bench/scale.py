@@ -16,10 +16,11 @@ from tests.bench.engine import replay, start_cpu_seconds
 from tests.bench.events import events, sent, write_events
 from tests.bench.loading import measure_loading
 from tests.bench.machine import say
-from tests.bench.stages import new_stage, run_metered
+from tests.bench.stages import Run, new_stage, run_metered
 from tests.kafka.workers import Stage
 
 EVENTS = 300_000
+FEW = 1_000  # events, of a run that is nearly all start
 SIZES = (10, 1_000, 10_000, 100_000)
 RUNS = 3
 DEFAULTS = 3_000  # segments that hold for a customer with nothing known
@@ -35,6 +36,7 @@ COLUMNS = (
     ("read_s", "read s", 2),
     ("compile_s", "compile s", 2),
     ("definitions_mib", "definitions MiB", 0),
+    ("start_cpu_s", "worker's start s", 1),
     ("peak_mib", "worker peak MiB", 0),
 )
 
@@ -64,6 +66,8 @@ def by_number_of_segments(
     """The sizes take turns, so that what else the machine does meanwhile falls on all of them."""
     filled = new_stage(broker, folder, "filled")
     filled.send(sent(filled.topics[0], each) for each in events(total))
+    few = new_stage(broker, folder, "few")
+    few.send(sent(few.topics[0], each) for each in events(FEW))
     file = folder / "events.ndjson"
     write_events(file, total)
     documents = {size: folder / f"segments-{size}.json" for size in sizes}
@@ -73,7 +77,8 @@ def by_number_of_segments(
     for number in range(runs):
         for size, segments in documents.items():
             stage = new_stage(broker, folder, f"scale-{size}-{number}", topic=filled.topics[0], segments=segments)
-            found[size].append(one_round(stage, file, total))
+            start = new_stage(broker, folder, f"few-{size}-{number}", topic=few.topics[0], segments=segments)
+            found[size].append(one_round(stage, start, file, total))
     rows = [row(size, documents[size], found[size]) for size in sizes]
     for each in rows:
         each |= {f"{who}_ratio": each[f"{who}_us"] / rows[0][f"{who}_us"] for who in ("worker", "engine")}
@@ -81,15 +86,19 @@ def by_number_of_segments(
     return rows
 
 
-def one_round(stage: Stage, file: Path, total: int) -> dict[str, float]:
-    run = run_metered(stage, total)
+def one_round(stage: Stage, few: Stage, file: Path, total: int) -> dict[str, float]:
+    run, start = run_metered(stage, total), run_metered(few, FEW)
     return {
-        # In the first half it takes in the definitions, too, which is not the cost of an event.
-        "worker_us": run.cpu_seconds_of_second_half / max(1, run.events_of_second_half) * 1e6,
+        "worker_us": (cpu_to_last(run) - cpu_to_last(start)) / max(1, total - FEW) * 1e6,
         "engine_us": engine_us(stage.segments_file, file, total),
         "peak_mib": run.peak_mib,
-        "start_cpu_s": run.start_cpu_seconds,
+        "start_cpu_s": cpu_to_last(start),
     }
+
+
+def cpu_to_last(run: Run) -> float:
+    """From the start of the process: what taking the definitions costs comes before the first record, and after."""
+    return run.start_cpu_seconds + run.cpu_seconds_to_last
 
 
 def engine_us(segments: Path, file: Path, total: int) -> float:
