@@ -5,7 +5,9 @@ Definitions belong to one partition: what features keep depends on what it was a
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Iterable
+from operator import attrgetter
 
 from conditions.documents import SegmentDocument
 from conditions.features import (
@@ -97,7 +99,7 @@ class Definitions:
         """Let a prepared segment decide, in the place of the one with its id."""
         self.remove(segment.id)
         for atom in segment.atoms:
-            self._readers(atom).append(segment)
+            insort(self._readers(atom), segment, key=attrgetter("id"))
         self.segments[segment.id] = segment
         self.by_key[segment.key] = segment
         if segment.default:

@@ -294,6 +294,21 @@ def record(value: Mapping[str, object], offset: int) -> Event | Rejected:
     return decode_record(msgspec.json.encode(value), b"ann", 1_000 + offset, offset, TOPICS[0], 0)
 
 
+def test_segments_are_answered_in_the_order_of_their_ids_whatever_order_they_came_in() -> None:
+    engine = LiveEngine(MemoryStore(), SegmentCompiler())
+    for position, each in enumerate("cab", start=1):
+        [document] = parse_segments({"segments": [VISITED | {"id": each, "name": each}]})
+        changed = engine.differences([each], {each: document}.get, lambda _: None)
+        engine.begin_redefinition(position, changed, {})
+        engine.commit()
+    visit = {"event_id": "1", "type": "app.screen", "customer_id": "ann", "properties": {"screen": "cart"}}
+
+    engine.run([record(visit | {"type": "app.opened"}, 0)], 1_000)
+    result = engine.run([record(visit, 1)], 2_000)
+
+    assert [change.segment_id for change in result.changes] == ["a", "b", "c"]
+
+
 def test_a_segment_that_comes_back_before_its_deletion_is_committed_is_read_back() -> None:
     [visited] = parse_segments({"segments": [VISITED]})
     engine = LiveEngine(MemoryStore(), SegmentCompiler())
