@@ -354,10 +354,11 @@ class CountFeature:
                 self._raise_newest(summaries, entries, time_ms, clock_ms, flipped)
             elif clock_ms - time_ms < sole.longest_ms:
                 sole.rise(summaries, entries[-2] if entries else -FOREVER, time_ms, clock_ms, flipped)
+        entry = (time_ms, id_hash)
         if keep == 1:
-            counts[key] = (time_ms, id_hash)
+            counts[key] = entry
         elif keep <= INLINE_ENTRIES:
-            counts[key] = (*entries[2 - 2 * keep :], time_ms, id_hash)
+            counts[key] = tuple(entries[2 - 2 * keep :]) + entry
         else:
             self._append(summaries, entries, time_ms, id_hash)
         return True

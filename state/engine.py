@@ -232,7 +232,7 @@ class Batch:
         customers = self._await_until(horizon_ms, [event.customer_id for event in events])
         decided = computation.apply_all(events, customers, now_ms)
         taken = len(records) if decided == len(events) else _place(records, events[decided])
-        computation.note_taken(records[:taken])
+        computation.note_taken(records[:taken], decided)
         self._is_closed = taken < len(records)
         self.taken += taken
         return taken
@@ -340,13 +340,12 @@ class Computation:
             apply(event, features, id_hash, customer, clock_ms)
         return len(events)
 
-    def note_taken(self, records: Records) -> None:
-        """Remember how far the topics were read, and what of the records was no event."""
-        applied = self._applied
-        for record in records:
-            if type(record) is not Event:
-                self._rejected.append(record)  # type: ignore[arg-type]  # what is no Event is Rejected
-            applied[record.topic or ""] = record.offset
+    def note_taken(self, records: Records, events: int) -> None:
+        """Remember how far the topics were read, and what of the records was no event; so many were."""
+        if events < len(records):
+            self._rejected += [record for record in records if not isinstance(record, Event)]
+        last = {record.topic: record.offset for record in records}
+        self._applied.update((topic or "", offset) for topic, offset in last.items())
 
     def fire_all(self, until_ms: int, now_ms: int) -> None:
         """Fire the deadlines of the batch until then."""
@@ -636,6 +635,9 @@ def _changes(decisions: Iterable[_Decision], sequence: int, decided_at: str) -> 
         segment, effective_ms, valid_until_ms, event = each.segment, each.effective_ms, each.valid_until_ms, each.event
         if event is not explained:
             explained, cause = event, None if event is None else _cause(event)
+        # It is the event's own time as a rule, and that is a text already.
+        is_own = cause is not None and event is not None and event.time_ms == effective_ms
+        effective_at = cause.event_time if cause is not None and is_own else format_time(effective_ms)
         kind: Literal["entered", "left"] = "entered" if each.is_in else "left"
         yield Change(
             change_id(each.customer_id, segment.id, kind, number, effective_ms),
@@ -645,7 +647,7 @@ def _changes(decisions: Iterable[_Decision], sequence: int, decided_at: str) -> 
             each.version,
             each.customer_id,
             number,
-            format_time(effective_ms),
+            effective_at,
             decided_at,
             None if valid_until_ms is None or valid_until_ms > LAST_INSTANT_MS else format_time(valid_until_ms),
             each.reason,
