@@ -217,7 +217,7 @@ def starting_with_many(figures: Figures, broker: Broker, folder: Path, many: int
 
 def edits_among_many(figures: Figures, many: int) -> None:
     """What one edit costs in the definitions' history and in one partition without customers."""
-    for total in sorted({20, many // 10, many}):
+    for total in sorted({20, max(20, many // 10), many}):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "segments.json"
             write_documents(path, total - 10)
