@@ -95,6 +95,11 @@ class Definitions:
         if flip_ms is not None:
             self.first_flips_ms[feature.key] = flip_ms
 
+    def add(self, segment: Segment) -> None:
+        """Prepare a segment and let it decide at once."""
+        self.prepare(segment)
+        self.install(segment)
+
     def install(self, segment: Segment) -> None:
         """Let a prepared segment decide, in the place of the one with its id."""
         self.remove(segment.id)
@@ -151,11 +156,7 @@ class Definitions:
         return list(dict.fromkeys(map(self.feature_of, segment.atoms)))
 
     def _readers(self, atom: Atom) -> Readers:
-        if isinstance(atom, CountAtom):
-            return self.counts[atom.key].readers(atom)
-        if isinstance(atom, SumAtom):
-            return self.sums[atom.key].readers(atom)
-        return self.registers[atom.register].readers(atom)
+        return self.feature_of(atom).readers(atom)  # type: ignore[arg-type]  # an atom's feature is of its kind
 
     def features(self) -> Iterable[Feature]:
         """Every feature that some segment reads."""
@@ -168,7 +169,5 @@ def compile_definitions(documents: Iterable[SegmentDocument]) -> Definitions:
     """Compile checked documents; ids are unique."""
     definitions = Definitions(SegmentCompiler())
     for document in sorted(documents, key=lambda each: each.id):
-        segment = definitions.compiler.compile(document)
-        definitions.prepare(segment)
-        definitions.install(segment)
+        definitions.add(definitions.compiler.compile(document))
     return definitions

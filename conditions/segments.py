@@ -13,8 +13,8 @@ from conditions.documents import SegmentDocument, encode_segment
 from conditions.features import Atom, Summaries, stable_key
 from conditions.json_values import decode_segment
 from conditions.kinds import Condition, Term
+from conditions.times import MAX_TIME_MS
 
-LAST_INSTANT_MS = 253_402_300_799_999  # the end of the year 9999, the last that RFC 3339 can write
 NOTHING_KNOWN = Summaries()
 
 
@@ -39,7 +39,7 @@ class CompiledCondition:
         instants = []
         for atom, _ in self.terms:
             flip_ms = atom.turns_false_at(summaries, at_ms)
-            if flip_ms is not None and flip_ms <= LAST_INSTANT_MS:
+            if flip_ms is not None and flip_ms <= MAX_TIME_MS:
                 instants.append(flip_ms)
         return instants
 
@@ -102,7 +102,7 @@ class Segment:
             if now_in is not self._sole_wanted:
                 return None  # time alone turns no atom true
             flip_ms = self._sole.turns_false_at(summaries, at_ms)
-            return None if flip_ms is None or flip_ms > LAST_INSTANT_MS else flip_ms
+            return None if flip_ms is None or flip_ms > MAX_TIME_MS else flip_ms
         instants = [flip_ms for condition in self.conditions for flip_ms in condition.flips_at(summaries, at_ms)]
         for flip_ms in sorted(instants) if len(instants) > 1 else instants:
             if self.holds(summaries, flip_ms) is not now_in:

@@ -17,8 +17,8 @@ from conditions.changes import Cause, Change, Reason, change_id
 from conditions.definitions import Definitions
 from conditions.events import CUSTOMER_DELETE, CUSTOMER_UPDATE, CustomerUpdate, Event, Rejected
 from conditions.features import EntryFeature, Readers
-from conditions.segments import LAST_INSTANT_MS, Segment
-from conditions.times import format_time
+from conditions.segments import Segment
+from conditions.times import MAX_TIME_MS, format_time
 from state.cache import CustomerCache
 from state.customers import NEVER_MS, Customer, customer_key, encode_customer
 from state.overlay import Overlay
@@ -102,7 +102,7 @@ class PartitionEngine:
         batch.settle(now_ms, clock_ms)
         return self.finish(batch)
 
-    def begin(self, until_ms: int = LAST_INSTANT_MS) -> Batch:
+    def begin(self, until_ms: int = MAX_TIME_MS) -> Batch:
         """Begin a batch that takes its records bit by bit, until `finish`; nothing else may run meanwhile.
 
         It takes none that are later than `until_ms`: the smaller, the fewer deadlines are read.
@@ -636,8 +636,9 @@ def _changes(decisions: Iterable[_Decision], sequence: int, decided_at: str) -> 
         if event is not explained:
             explained, cause = event, None if event is None else _cause(event)
         # It is the event's own time as a rule, and that is a text already.
-        is_own = cause is not None and event is not None and event.time_ms == effective_ms
-        effective_at = cause.event_time if cause is not None and is_own else format_time(effective_ms)
+        effective_at = (
+            cause.event_time if cause and event and event.time_ms == effective_ms else format_time(effective_ms)
+        )
         kind: Literal["entered", "left"] = "entered" if each.is_in else "left"
         yield Change(
             change_id(each.customer_id, segment.id, kind, number, effective_ms),
@@ -649,7 +650,7 @@ def _changes(decisions: Iterable[_Decision], sequence: int, decided_at: str) -> 
             number,
             effective_at,
             decided_at,
-            None if valid_until_ms is None or valid_until_ms > LAST_INSTANT_MS else format_time(valid_until_ms),
+            None if valid_until_ms is None or valid_until_ms > MAX_TIME_MS else format_time(valid_until_ms),
             each.reason,
             cause,
             each.truths,

@@ -175,9 +175,7 @@ class LiveEngine(PartitionEngine):
         """Definitions and redefinition as the store has them."""
         definitions = Definitions(self.definitions.compiler)
         for _, encoded in self.store.scan_meta(SEGMENT_MARK):
-            segment = definitions.compiler.read(encoded)
-            definitions.prepare(segment)
-            definitions.install(segment)
+            definitions.add(definitions.compiler.read(encoded))
         keep_as_covered(self.store, definitions)
         self.definitions = definitions
         self.redefinition = read_redefinition(self.store)

@@ -13,7 +13,7 @@ from faust.types import TP
 
 from conditions.definitions import Definitions
 from conditions.events import Event, Rejected
-from conditions.segments import LAST_INSTANT_MS
+from conditions.times import MAX_TIME_MS
 from connectors.json_events import decode_records
 from state.engine import BatchResult, PartitionEngine
 from state.live_engine import LiveEngine
@@ -53,7 +53,7 @@ class Buffer:
     def add(self, records: Iterable[Fetched], applied: int, now_ms: int | None) -> None:
         """Take what was neither applied nor received yet. With `now_ms`, one from the future counts as of now."""
         newest = max(self._newest, applied)
-        latest_ms = LAST_INSTANT_MS if now_ms is None else now_ms
+        latest_ms = MAX_TIME_MS if now_ms is None else now_ms
         for record in records:
             self.received += 1
             if record.offset <= newest:
@@ -250,7 +250,7 @@ class Partition:
 def _latest_ms(taken: Sequence[Taken]) -> int:
     """A time that none of the records is beyond; one without a timestamp takes its event's, which may be any."""
     stamps = [-1 if timestamp_ms is None else timestamp_ms for _, (_, timestamp_ms, _) in taken]
-    return LAST_INSTANT_MS if stamps and min(stamps) < 0 else max(stamps, default=0)
+    return MAX_TIME_MS if stamps and min(stamps) < 0 else max(stamps, default=0)
 
 
 def _decode(taken: Sequence[Taken], number: int) -> list[Event | Rejected]:

@@ -14,8 +14,7 @@ from conditions.changes import Change
 from conditions.definitions import Definitions, compile_definitions
 from conditions.documents import parse_segments
 from conditions.events import Event, Rejected
-from conditions.segments import LAST_INSTANT_MS
-from conditions.times import DAY_MS
+from conditions.times import DAY_MS, MAX_TIME_MS
 from connectors.json_events import decode_lines
 from state.engine import PartitionEngine
 from state.memory_store import MemoryStore
@@ -49,7 +48,7 @@ def bit_by_bit(
     changes: list[Change] = []
     while records:
         until_ms = engine.marker.clock_ms + chance.choice((0, DAY_MS, 40 * DAY_MS))
-        batch = engine.begin(chance.choice((until_ms, LAST_INSTANT_MS)))
+        batch = engine.begin(chance.choice((until_ms, MAX_TIME_MS)))
         left = chance.randint(1, 8)
         taken = 1
         while records and left and taken:
