@@ -73,6 +73,5 @@ def attach(app: Application, settings: Settings, connection: Connection, worker:
     thread: PollingThread = app.consumer._thread  # type: ignore[attr-defined]  # a PollingConsumer's
     thread.connection = connection
     thread.assignor = CopartitionedAssignor(settings.standby_replicas, local_partitions(settings.data_dir), url)
-    thread.max_poll_records = settings.batch_records * len(settings.topics)
     thread.on_end_reached = worker.wake
     worker.thread = thread

@@ -179,15 +179,16 @@ def replay(
     """Play a file of events and write every membership change, in order, as JSON lines."""
     from state.memory_store import MemoryStore
     from state.rocksdb_store import RocksdbStore
+    from streams.memory import tune_memory
     from streams.progress import replay_progress
-    from streams.replay import Replay, tune_garbage_collector
+    from streams.replay import Replay
 
     documents = _segments(segments)
     until_ms = _instant(until, "--until")
     if events != "-":
         _require_events(Path(events))
     store = MemoryStore() if state is None else RocksdbStore.open(state)
-    tune_garbage_collector()
+    tune_memory()
     try:
         with replay_progress(events) as progress:
             run = Replay(documents, store, output=output, dead_letters=dead_letters, progress=progress)

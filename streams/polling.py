@@ -11,7 +11,8 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import count
+from itertools import chain, count
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -23,6 +24,7 @@ from faust.serializers.schemas import Schema
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
+from connectors.json_events import Encoded
 from streams.assignor import CopartitionedAssignor
 from streams.kafka.errors import Refused, Unreachable
 from streams.kafka.security import Connection
@@ -56,7 +58,7 @@ class LogEnd(msgspec.Struct, frozen=True, gc=False):
     behind: int  # offsets from what was handed over to the log's end
 
 
-class Records(dict[TP, list[Any]]):
+class Records(dict[TP, list[Encoded]]):
     """One fetch's records, with the epoch of each partition at the moment they were taken.
 
     `before` counts the records of each topic partition that were handed over earlier in that epoch.
@@ -76,10 +78,10 @@ class Poll:
 
     def __init__(self, records: Records) -> None:
         first = next(iter(records))
-        last = records[first][-1]
+        *_, timestamp_ms, _offset = records[first][-1]
         self.topic, self.partition = first.topic, first.partition
         self.offset = next(_poll_numbers)
-        self.timestamp, self.timestamp_type = last.timestamp, 0
+        self.timestamp, self.timestamp_type = timestamp_ms, 0
         self.headers: tuple[Any, ...] = ()
         self.key = None
         self.value = records
@@ -90,7 +92,7 @@ class Poll:
 class PollScheduler:
     """Faust's ConsumerScheduler: yields one object for a whole poll."""
 
-    def iterate(self, records: Mapping[TP, list[Any]]) -> Iterator[tuple[TP, Poll]]:
+    def iterate(self, records: Mapping[TP, list[Encoded]]) -> Iterator[tuple[TP, Poll]]:
         if records:
             poll = Poll(records)  # type: ignore[arg-type]  # PollingThread fetches nothing else
             yield TP(poll.topic, poll.partition), poll
@@ -106,18 +108,59 @@ class PollSchema(Schema[Any, Any]):
         return message.value
 
 
-class Fetched(msgspec.Struct, gc=False):
-    """What is of use of a record. aiokafka's own costs as much to make as its event to decode."""
-
-    offset: int
-    timestamp: int | None
-    key: bytes | None
-    value: bytes | None
+_fields_of_record = attrgetter("value", "key", "timestamp", "offset")
 
 
-class FetchedRecords(PartitionRecords):  # type: ignore[misc]  # aiokafka ships no types
-    def _consumer_record(self, tp: Any, record: Any) -> Fetched:
-        return Fetched(record.offset, record.timestamp, record.key, record.value)
+class WholeBatch:
+    """A batch of the log that stands for one record: the last one, whose `records` are all from `start` on.
+
+    aiokafka's own objects cost as much to make, one by one, as their events to decode.
+    """
+
+    def __init__(self, batch: Any, start: int) -> None:
+        self._batch = batch
+        self._start = start
+        self.offset = -1
+        self.records: list[Encoded] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._batch, name)
+
+    def __next__(self) -> Any:
+        return next(self._batch)
+
+    def __iter__(self) -> Iterator[WholeBatch]:
+        records: list[Encoded] = list(map(_fields_of_record, self._batch))
+        if records and records[0][-1] < self._start:
+            records = [record for record in records if record[-1] >= self._start]
+        if records:
+            self.records, self.offset = records, records[-1][-1]
+            yield self
+
+
+class WholeBatches:
+    """aiokafka's records of one partition, batch by batch."""
+
+    def __init__(self, records: Any, fetched: PartitionRecords) -> None:
+        self._records = records
+        self._fetched = fetched
+
+    def has_next(self) -> bool:
+        return bool(self._records.has_next())
+
+    def next_batch(self) -> WholeBatch:
+        return WholeBatch(self._records.next_batch(), self._fetched.next_fetch_offset)
+
+
+class FetchedBatches(PartitionRecords):  # type: ignore[misc]  # aiokafka ships no types
+    """What was fetched of one partition; each of its items is all that a batch of the log holds."""
+
+    def take_whole(self) -> None:
+        """Called before the first record is taken."""
+        self._records: Any = WholeBatches(self._records, self)
+
+    def _consumer_record(self, tp: Any, record: WholeBatch) -> list[Encoded]:
+        return record.records
 
 
 class AskingFetcher(Fetcher):  # type: ignore[misc]  # aiokafka ships no types
@@ -153,7 +196,8 @@ class AskingFetcher(Fetcher):  # type: ignore[misc]  # aiokafka ships no types
     def _lighten(self, place: TopicPartition) -> None:
         found = self._records.get(place)
         if isinstance(found, FetchResult) and found._partition_records is not None:
-            found._partition_records.__class__ = FetchedRecords
+            found._partition_records.__class__ = FetchedBatches
+            found._partition_records.take_whole()
 
 
 class RebalanceListener(driver.ConsumerRebalanceListener):
@@ -170,7 +214,6 @@ class PollingThread(driver.AIOKafkaConsumerThread):
 
     connection: Connection
     assignor: CopartitionedAssignor
-    max_poll_records: int
     on_end_reached: Callable[[], None]  # called in the loop of the worker
 
     def __post_init__(self) -> None:
@@ -198,9 +241,8 @@ class PollingThread(driver.AIOKafkaConsumerThread):
             isolation_level="read_committed",
             enable_auto_commit=False,
             auto_offset_reset="earliest",
-            max_poll_records=self.max_poll_records,
             max_poll_interval_ms=3_600_000,
-            max_partition_fetch_bytes=4 * 1024 * 1024,
+            max_partition_fetch_bytes=2 * 1024 * 1024,
             fetch_max_wait_ms=FETCH_WAIT_MS,
             retry_backoff_ms=50,
             session_timeout_ms=int(conf.broker_session_timeout * 1000),
@@ -275,9 +317,13 @@ class PollingThread(driver.AIOKafkaConsumerThread):
             await asyncio.sleep(IDLE_POLL_S)
             self._note_ends(consumer)
             return {}
-        taken = await super()._fetch_records(consumer, open_places, IDLE_POLL_S, max_records)
+        taken = await super()._fetch_records(consumer, open_places, IDLE_POLL_S)
         records = Records(
-            {TP(*place): found for place, found in taken.items() if found and place.partition in self._epochs}
+            {
+                TP(*place): list(chain.from_iterable(batches))
+                for place, batches in taken.items()
+                if batches and place.partition in self._epochs
+            }
         )
         records.epochs = dict(self._epochs)
         records.before = {tp: self._delivered[tp] for tp in records}

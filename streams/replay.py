@@ -7,7 +7,6 @@ how far the input was read and how long the output files are.
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 import time
@@ -29,10 +28,10 @@ from connectors.lines import LineBatch, open_lines, read_batches, skip_to
 from state.definitions_record import require_segments
 from state.engine import Batch, BatchResult, PartitionEngine, latest_ms
 from state.store import Store
+from streams.memory import collect_garbage
 
 POSITION_KEY = b"replay"
 CHUNK_BYTES = 64 << 10  # of input at once: its events stay in the processor's cache from reading to deciding
-OLDER_OBJECTS = 10_000_000  # that may come to be before the garbage collector looks at any twice
 MOST_DEADLINES = 20_000  # read at a time, at the beginning of each batch
 LEAST_SPAN_MS = 3_600_000  # of a batch whose deadlines are read
 
@@ -144,6 +143,7 @@ class Replay:
                 self._apply(decode_lines(batch.lines[known:], offsets[known:]), batch)
                 self._totals.seconds = time.monotonic() - started
                 self._progress(self._totals)
+                collect_garbage()
             self._finish()
         while until_ms is not None and self._engine.is_behind(until_ms):
             result = self._engine.run((), _now_ms(), until_ms)
@@ -218,16 +218,6 @@ class Replay:
         result.writes.meta.append((POSITION_KEY, msgspec.msgpack.encode(position)))
         self._engine.commit()
         self._totals.customers = result.marker.customers
-
-
-def tune_garbage_collector(young: int = 200_000) -> None:
-    """Make collections rare: what batches build is freed by reference counts, and the cache is large and long-lived.
-
-    Each looks through `young` new objects, in which time nothing else runs: some 40 ms for 100,000 of them.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(young, OLDER_OBJECTS // young, 1000)
 
 
 def _now_ms() -> int:

@@ -27,10 +27,10 @@ from streams.kafka.security import Connection
 from streams.kafka.topics import Output, Problem, Severity, TopicSpec, check_topics
 from streams.kafka.transactions import FencedProducer, ProducerOptions
 from streams.live_definitions import LiveDefinitions
+from streams.memory import tune_memory
 from streams.metrics import Metrics
 from streams.opening import Opener
 from streams.outgoing import changelog_topic
-from streams.replay import tune_garbage_collector
 from streams.settings import Settings
 from streams.trouble import Trouble
 from streams.web import WebServer
@@ -39,7 +39,6 @@ from streams.worker import TRANSIENT, Worker
 log = structlog.get_logger(__name__)
 
 STOP_TIMEOUT_S = 8.0
-YOUNG_OBJECTS = 50_000  # few, as live events wait while the garbage collector runs
 
 Result = TypeVar("Result")
 
@@ -99,7 +98,7 @@ async def serve(
     Raises StreamsError and StateError for what trying again cannot mend.
     """
     connection = connection_of(settings)
-    tune_garbage_collector(YOUNG_OBJECTS)
+    tune_memory()
     metrics = Metrics()
     data_dir = DataDir(settings.data_dir, settings.app_id)
     try:

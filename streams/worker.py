@@ -21,6 +21,7 @@ from state.engine import BatchResult
 from streams.answers import PartitionAnswers
 from streams.kafka.errors import CommitFailed, CommitUnknown, Fenced, RestoreStuck, StreamsError, Unreachable
 from streams.kafka.transactions import FencedProducer, Outgoing
+from streams.memory import collect_garbage
 from streams.metrics import Metrics
 from streams.opening import Opener
 from streams.outgoing import changelog_topic, outgoing
@@ -242,6 +243,7 @@ class Worker:
                 self._require_all_records()
                 await self._adopt_opened()
                 await self._step()
+                collect_garbage()
                 self.progress_at = time.monotonic()
             except TRANSIENT as error:
                 await self._start_over(error)

@@ -28,9 +28,8 @@ from state.redefinition import segment_key
 from state.store import WriteSet
 from streams.kafka.definitions_topic import KafkaDefinitionsLog
 from streams.kafka.security import Connection
-from streams.replay import tune_garbage_collector
+from streams.memory import tune_memory
 from streams.segments_commands import apply_segments
-from streams.service import YOUNG_OBJECTS
 from tests.bench.documents import write_documents
 from tests.bench.events import events, sent
 from tests.bench.live import ChangesReader, Visible, pause, summarised
@@ -231,7 +230,7 @@ def partitions_with_many(figures: Figures, many: int) -> None:
         path = Path(folder) / "segments.json"
         write_documents(path, many - 10)
         documents = load_segments(path)
-    tune_garbage_collector(YOUNG_OBJECTS)
+    tune_memory()
     compiler, store = SegmentCompiler(), MemoryStore()
     store.write(WriteSet(meta=[(segment_key(each.id), encode_segment(each)) for each in documents]))
     loaded = []

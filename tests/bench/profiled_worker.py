@@ -28,7 +28,7 @@ REST = "rest"
 STAGES: dict[tuple[str, str], str] = {
     ("connectors/json_events.py", ""): "decode",
     ("connectors/payloads.py", ""): "decode",
-    ("streams/partition.py", "_decode"): "decode",
+    ("streams/buffers.py", "decoded"): "decode",
     ("conditions/index.py", ""): "match",
     ("state/engine.py", "_matched"): "match",
     ("conditions/features.py", ""): "fold",

@@ -23,7 +23,8 @@ from connectors.lines import LineBatch, open_lines, read_batches
 from connectors.segment_files import load_segments
 from state.engine import Batch, PartitionEngine
 from state.rocksdb_store import RocksdbStore
-from streams.replay import CHUNK_BYTES, MOST_DEADLINES, tune_garbage_collector
+from streams.memory import collect_garbage, tune_memory
+from streams.replay import CHUNK_BYTES, MOST_DEADLINES
 
 Records = list[Event | Rejected]
 
@@ -46,7 +47,7 @@ def split(segments: Path, events: Path, folder: Path) -> dict[str, float]:
     definitions = compile_definitions(load_segments(segments))
     store = RocksdbStore.open(folder / "state")
     engine = PartitionEngine(store, definitions, most_deadlines=MOST_DEADLINES)
-    tune_garbage_collector()
+    tune_memory()
     watch = Stopwatch()
     total = 0
     try:
@@ -74,6 +75,7 @@ def _replay(
             if records or batch.is_full:
                 watch.timed("write", _commit, engine, batch)
                 batch = engine.begin()
+        watch.timed("fold", collect_garbage)
     watch.timed("write", _commit, engine, batch)
     return total
 

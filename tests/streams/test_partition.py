@@ -14,17 +14,17 @@ from conditions.definitions import compile_definitions
 from conditions.segments import SegmentCompiler
 from connectors.segment_files import load_segments
 from state.rocksdb_store import RocksdbStore
+from streams.buffers import SLICE_RECORDS
 from streams.kafka.security import Connection
 from streams.pace import Pace
 from streams.partition import (
     FEWEST_DEADLINES,
     MOST_DEADLINES,
     ORDERED_DEADLINES,
-    SLICE_RECORDS,
     Partition,
     RecordsMissing,
 )
-from streams.polling import Fetched, LogEnd
+from streams.polling import LogEnd
 from streams.redefining import Background
 from streams.settings import load_settings
 
@@ -63,7 +63,7 @@ class Log:
             self.add(customer, visit_of(customer), at_ms)
 
     def add(self, customer: str, value: bytes, at_ms: int | None) -> None:
-        record = Fetched(self._written, at_ms, customer.encode(), value)
+        record = (value, customer.encode(), at_ms, self._written)
         self._partition.receive(TOPIC, [record], self._written, at_ms or 0)
         self._written += 1
 
@@ -116,9 +116,9 @@ def test_a_customer_of_a_wave_leaves_before_its_own_event(partition: Partition) 
 
 
 def test_a_poll_that_got_lost_is_noticed_by_the_next_one(partition: Partition) -> None:
-    partition.receive(TOPIC, [Fetched(0, START_MS, b"a", visit_of("a"))], 0, START_MS)
+    partition.receive(TOPIC, [(visit_of("a"), b"a", START_MS, 0)], 0, START_MS)
     with pytest.raises(RecordsMissing, match="3 records were handed over, 1 arrived"):
-        partition.receive(TOPIC, [Fetched(3, START_MS, b"a", visit_of("a"))], 3, START_MS)
+        partition.receive(TOPIC, [(visit_of("a"), b"a", START_MS, 3)], 3, START_MS)
     assert partition.waiting == 1
 
 

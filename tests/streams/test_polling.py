@@ -1,15 +1,20 @@
-"""How often a broker is asked for records."""
+"""How often a broker is asked for records, and what is taken of its answers."""
 
 from __future__ import annotations
 
 import asyncio
+from itertools import chain
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
-from aiokafka.consumer.fetcher import Fetcher
+from aiokafka.consumer.fetcher import READ_COMMITTED, Fetcher, PartitionRecords
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
+from aiokafka.record.memory_records import MemoryRecords
+from hypothesis import given
+from hypothesis import strategies as st
 
-from streams.polling import FETCH_EVERY_S, AskingFetcher
+from streams.polling import FETCH_EVERY_S, AskingFetcher, FetchedBatches
 
 
 class Clock:
@@ -74,3 +79,55 @@ def test_a_broker_that_took_its_time_is_asked_again_at_once(clock: Clock, asked:
 def test_each_broker_is_asked_at_a_pace_of_its_own(clock: Clock, asked: list[tuple[int, float]]) -> None:
     ask_in_turn(clock, [1, 2, 3], every_s=0)
     assert asked == [(1, 1_000), (2, 1_000), (3, 1_000)]
+
+
+class LogBatch(NamedTuple):
+    """A batch of the log: how many offsets before it hold nothing, its records, and who wrote it in a transaction."""
+
+    gap: int
+    size: int
+    writer: int | None
+    compression: int
+
+
+batches = st.lists(
+    st.builds(
+        LogBatch, st.integers(0, 2), st.integers(1, 4), st.one_of(st.none(), st.integers(1, 2)), st.integers(0, 1)
+    ),
+    max_size=5,
+)
+
+
+def encoded(log: list[LogBatch]) -> bytes:
+    whole, offset = bytearray(), 0
+    for gap, size, writer, compression in log:
+        offset += gap
+        builder = DefaultRecordBatchBuilder(2, compression, int(writer is not None), writer or -1, 0, 0, 1 << 20)
+        for number in range(size):
+            value = None if number == 3 else f"{offset + number}".encode()
+            builder.append(number, 1_000 + offset + number, b"key", value, [])
+        batch = builder.build()
+        batch[:8] = offset.to_bytes(8, "big")
+        whole += batch
+        offset += size
+    return bytes(whole)
+
+
+@given(
+    log=batches, start=st.integers(0, 12), aborted=st.lists(st.tuples(st.integers(1, 2), st.integers(0, 9)), max_size=2)
+)
+def test_whole_batches_are_the_records_that_aiokafka_reads_one_by_one(
+    log: list[LogBatch], start: int, aborted: list[tuple[int, int]]
+) -> None:
+    def fetched() -> PartitionRecords:
+        records = MemoryRecords(encoded(log))
+        return PartitionRecords(
+            SimpleNamespace(topic="t", partition=0), records, aborted, start, None, None, True, READ_COMMITTED
+        )
+
+    plain, whole = fetched(), fetched()
+    wanted = [(each.value, each.key, each.timestamp, each.offset) for each in plain]
+    whole.__class__ = FetchedBatches
+    whole.take_whole()
+    assert list(chain.from_iterable(whole)) == wanted
+    assert whole.next_fetch_offset == plain.next_fetch_offset

@@ -1,0 +1,134 @@
+"""Records between fetch and decision: buffered by topic, merged into one order, decoded slice by slice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from heapq import heapify, heappop, heapreplace
+from itertools import groupby, islice
+
+from faust.types import TP
+
+from conditions.events import Event, Rejected
+from conditions.times import MAX_TIME_MS
+from connectors.json_events import Encoded, decode_records
+
+SLICE_RECORDS = 250  # decoded at a time
+
+
+class Buffer:
+    """Records of one topic that were fetched and not yet applied, in their order."""
+
+    def __init__(self, topic: str, number: int) -> None:
+        self.place = TP(topic, number)
+        self.received = 0
+        self._newest = -1
+        self._records: list[Encoded] = []
+        self._taken = 0  # of those
+
+    def __len__(self) -> int:
+        return len(self._records) - self._taken
+
+    def add(self, records: list[Encoded], applied: int, now_ms: int | None) -> None:
+        """Take what was neither applied nor received yet. With `now_ms`, one from the future counts as of now."""
+        self.received += len(records)
+        newest = max(self._newest, applied)
+        if records and records[0][-1] <= newest:
+            records = [record for record in records if record[-1] > newest]
+        if records:
+            self._records += records if now_ms is None else _not_later(records, now_ms)
+            self._newest = records[-1][-1]
+
+    def times(self) -> Iterator[int]:
+        """The times of the records, which tell the order among topics; 0 for one without a timestamp."""
+        for *_, timestamp_ms, _offset in islice(self._records, self._taken, None):
+            yield timestamp_ms or 0
+
+    def take(self, count: int) -> list[Encoded]:
+        """The next records, or as many as there are."""
+        taken = self._records[self._taken : self._taken + count]
+        self._taken += len(taken)
+        return taken
+
+    def give_back(self, count: int) -> None:
+        """So many of those that were taken last are the next ones again."""
+        self._taken -= count
+
+    def forget_taken(self) -> None:
+        """Nothing that was taken is given back any more."""
+        del self._records[: self._taken]
+        self._taken = 0
+
+
+def _not_later(records: list[Encoded], now_ms: int) -> list[Encoded]:
+    if all(timestamp_ms is None or timestamp_ms <= now_ms for *_, timestamp_ms, _offset in records):
+        return records
+    return [
+        (value, key, timestamp_ms if timestamp_ms is None else min(timestamp_ms, now_ms), offset)
+        for value, key, timestamp_ms, offset in records
+    ]
+
+
+Run = tuple[Buffer, list[Encoded]]  # records of one topic with none of another between them
+
+
+def take_in_order(buffers: Mapping[str, Buffer], at_end: Mapping[str, bool], most: int) -> list[Run]:
+    """Buffered records by timestamp, at most so many, as far as no other topic can still bring an earlier one.
+
+    `at_end` tells of which topics all is buffered that their logs have. Call `settle` once it is known how many fitted.
+    """
+    filled = [buffer for buffer in buffers.values() if len(buffer)]
+    if not filled or not all(len(buffer) or at_end[topic] for topic, buffer in buffers.items()):
+        return []
+    if len(filled) == 1:
+        return [(filled[0], filled[0].take(most))]
+    order = islice(_in_order(filled, at_end), most)
+    return [(buffer, buffer.take(sum(1 for _ in same))) for buffer, same in groupby(order)]
+
+
+def _in_order(buffers: Sequence[Buffer], at_end: Mapping[str, bool]) -> Iterator[Buffer]:
+    """For each record in turn, the buffer whose next one it is: the earliest of all, the first topic's among equals."""
+    times = [buffer.times() for buffer in buffers]
+    heads = [(next(each), place) for place, each in enumerate(times)]
+    heapify(heads)
+    while heads:
+        place = heads[0][1]
+        yield buffers[place]
+        following = next(times[place], None)
+        if following is not None:
+            heapreplace(heads, (following, place))
+        elif at_end[buffers[place].place.topic]:
+            heappop(heads)
+        else:
+            return
+
+
+def settle(buffers: Mapping[str, Buffer], runs: Sequence[Run], consumed: int) -> None:
+    """Put the records that did not fit the batch back, and forget the others."""
+    for buffer, records in runs:
+        fitted = min(consumed, len(records))
+        buffer.give_back(len(records) - fitted)
+        consumed -= fitted
+    for buffer in buffers.values():
+        buffer.forget_taken()
+
+
+def latest_ms(runs: Sequence[Run]) -> int:
+    """A time that none of the records is beyond; one without a timestamp takes its event's, which may be any."""
+    stamps = [-1 if each[2] is None else each[2] for _, records in runs for each in records]
+    return MAX_TIME_MS if stamps and min(stamps) < 0 else max(stamps, default=0)
+
+
+def decoded(runs: Iterable[Run], number: int) -> Iterator[list[Event | Rejected]]:
+    """The events of the records, in their order, each slice decoded when its turn comes."""
+    ready: list[Event | Rejected] = []
+    for buffer, records in runs:
+        at = 0
+        while at < len(records):
+            end = at + SLICE_RECORDS - len(ready)
+            ready += decode_records(records[at:end], buffer.place.topic, number)
+            at = end
+            if len(ready) >= SLICE_RECORDS:
+                yield ready
+                ready = []
+    if ready:
+        yield ready
