@@ -43,7 +43,9 @@ Register = tuple[int, Any, list[int]]
 READ_BACK = -1
 Kept = TypeVar("Kept")
 
-NOTHING: Mapping[int, Any] = MappingProxyType({})  # what nearly all customers have, in one piece of memory for all
+# What nearly all customers have, in one piece of memory for all.
+NOTHING: Mapping[int, Any] = MappingProxyType({})
+NO_KEYS: frozenset[int] = frozenset()
 
 
 class Summaries:
@@ -61,7 +63,7 @@ class Summaries:
         self.sums: Mapping[int, list[AmountEntry]] = NOTHING
         self.registers: Mapping[int, Register] = NOTHING
         self.deadline_ms = FOREVER
-        self.touched: frozenset[int] = frozenset()
+        self.touched = NO_KEYS
 
     def own_sums(self) -> dict[int, list[AmountEntry]]:
         """The sums, to be changed."""

@@ -72,10 +72,11 @@ class CustomerCache:
             customer = old.pop(customer_id, None)
             if customer is None:
                 missing.append(customer_id)
-                customer = Customer(customer_id)
-            young[customer_id] = customer
+            else:
+                young[customer_id] = customer
         if missing:
-            young.update((customer.id, customer) for customer in read_customers(self._overlay, missing))
+            young.update([(customer.id, customer) for customer in read_customers(self._overlay, missing)])
+            young.update([(each, Customer(each)) for each in missing if each not in young])
 
 
 def read_customers(source: Records, customer_ids: Sequence[str]) -> list[Customer]:

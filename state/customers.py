@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from conditions.features import FOREVER, INLINE_ENTRIES, NOTHING, AmountEntry, Register, Summaries
+from conditions.features import FOREVER, INLINE_ENTRIES, NO_KEYS, NOTHING, AmountEntry, Register, Summaries
 
 SPILL_MARK = b"\xff"
 NEVER_MS = FOREVER
@@ -24,7 +24,7 @@ class Record(msgspec.Struct, array_like=True):
     """The msgpack part of a customer's record; field order is the format."""
 
     last_effective_ms: int
-    differing: list[int]
+    differing: set[int]
     counts: dict[int, tuple[int, ...]]
     sums: dict[int, list[AmountEntry]]
     registers: dict[int, Register]
@@ -69,10 +69,9 @@ class Customer(Summaries):
     )
 
     def __init__(self, customer_id: str) -> None:
-        super().__init__()
         self.id = customer_id
         self.stored_deadline_ms = NEVER_MS
-        self.spilled: frozenset[int] = frozenset()
+        self.spilled = NO_KEYS
         self.is_dirty = False
         self.forget()
 
@@ -87,7 +86,7 @@ class Customer(Summaries):
         self.born = 0
         self.last_effective_ms = 0
         self.deadline_ms = NEVER_MS
-        self.touched = frozenset()
+        self.touched = NO_KEYS
 
 
 def customer_key(customer_id: str) -> bytes:
@@ -114,15 +113,20 @@ def record_differing(record: bytes) -> list[int]:
 def decode_customer(customer_id: str, record: bytes) -> Customer:
     """The customer of a record; its spilled summaries are still to be added by `add_spilled`."""
     fields = _decode(memoryview(record)[_DEADLINE_BYTES:])
-    customer = Customer(customer_id)
+    counts: dict[int, Any] = fields.counts
+    # Every field once: where many customers are, most of them come for one event and go again.
+    customer = Customer.__new__(Customer)
+    customer.id = customer_id
     customer.known = True
     customer.deadline_ms = customer.stored_deadline_ms = record_deadline_ms(record)
     customer.last_effective_ms = fields.last_effective_ms
-    customer.differing = set(fields.differing)
-    customer.counts.update(fields.counts)
+    customer.differing = fields.differing
+    customer.counts = counts
     customer.sums = fields.sums or NOTHING
     customer.registers = fields.registers or NOTHING
-    customer.spilled = frozenset(fields.spilled)
+    customer.spilled = frozenset(fields.spilled) if fields.spilled else NO_KEYS
+    customer.touched = NO_KEYS
+    customer.is_dirty = False
     customer.asked = fields.asked
     customer.born = fields.born
     return customer
@@ -141,7 +145,7 @@ def encode_customer(customer: Customer) -> list[tuple[bytes, bytes | None]]:
     key = customer_key(customer.id)
     touched = customer.touched
     if touched:
-        customer.touched = frozenset()
+        customer.touched = NO_KEYS
     if not customer.known:
         return [(key, None), *((spill_key(key, each), None) for each in customer.spilled)]
     # A summary that may be large is touched whenever it changes.
