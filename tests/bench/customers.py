@@ -1,7 +1,8 @@
 """What many customers cost: two million in state beside twenty thousand, and the bytes that one takes.
 
-One event of each customer makes the state; then a day of events from all of them is measured. That day is short enough
-that few of the deadlines which the first events left fall into it, whatever their number.
+One event of each customer makes the state. Then two times as many events are measured: an hour of them from the same
+customers whatever is in state, so that only the state differs; and a day of them from all that are in state, of whom
+hardly any comes twice where they are many.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from conditions.times import DAY_MS
+from conditions.times import DAY_MS, HOUR_MS
 from deploy.kafka.broker import Broker
 from state.changelog import CHECKPOINT_KEY
 from state.customers import is_spill
@@ -21,12 +22,14 @@ from tests.bench.customer_bytes import bytes_in_cache
 from tests.bench.documents import TEN, write_matched_documents
 from tests.bench.events import SPAN_MS, START_MS, event, events, sent
 from tests.bench.machine import say
+from tests.bench.peers import ends_of
 from tests.bench.stages import new_stage, run_metered, time_start
 from tests.bench.worker import say_run, say_start
 from tests.kafka.workers import Sent, Stage, messages
 
 EVENTS = 500_000
 SIZES = (20_000, 2_000_000)
+STRIDE = 7_919  # a prime: who is next to whom in time is not so by number
 MATCHED = 1_000  # segments of the second measurement of bytes
 BYTES_CUSTOMERS = 20_000
 SENT_AT_ONCE = 200_000
@@ -42,11 +45,12 @@ def measure(
     """Print the figures as they come, and answer them."""
     with Broker(heap="1g") as broker, tempfile.TemporaryDirectory(prefix="rollcall-bench-") as name:
         folder = Path(name)
-        rows = [of_customers(broker, folder, total, size) for size in sizes]
-        ratio = rows[-1]["events_a_second"] / rows[0]["events_a_second"]
-        cpu_ratio = rows[-1]["cpu_us_an_event"] / rows[0]["cpu_us_an_event"]
-        say(f"{sizes[-1]:,} customers to {sizes[0]:,}: events/s", f"{ratio:.2f}")
-        say(f"{sizes[-1]:,} customers to {sizes[0]:,}: CPU an event", f"{cpu_ratio:.2f}")
+        rows = [of_customers(broker, folder, total, size, sizes[0]) for size in sizes]
+        for whose in ("of_the_same", "of_all"):
+            few, many = rows[0][whose], rows[-1][whose]
+            what = f"{sizes[-1]:,} customers to {sizes[0]:,}, events {whose.replace('_', ' ')}"
+            say(f"{what}: events/s", f"{many['events_a_second'] / few['events_a_second']:.2f}")
+            say(f"{what}: CPU an event", f"{many['cpu_us_an_event'] / few['cpu_us_an_event']:.2f}")
         segments = folder / "matched.json"
         write_matched_documents(segments, matched)
         sizes_of_one = [
@@ -56,18 +60,18 @@ def measure(
         return {"events": total, "customers": rows, "bytes": sizes_of_one}
 
 
-def of_customers(broker: Broker, folder: Path, total: int, customers: int) -> dict[str, Any]:
-    """Throughput on top of so many, then starts with and without their state."""
+def of_customers(broker: Broker, folder: Path, total: int, customers: int, busy: int) -> dict[str, Any]:
+    """Throughput on top of so many, then starts with and without their state. `busy` of them are always the same."""
     what = f"{customers:,} customers"
     stage = new_stage(broker, folder, f"customers-{customers}")
     send_in_parts(stage, one_event_each(stage.topics[0], customers))
     made = run_metered(stage, customers)
     say(f"{what}: new customers/s", f"{customers / made.seconds:,.0f}")
     say(f"{what}: CPU µs a new customer", f"{made.cpu_seconds_to_last / customers * 1e6:.1f}")
-    day = events(total, customers=customers, start_ms=START_MS, span_ms=DAY_MS)
-    send_in_parts(stage, (sent(stage.topics[0], each) for each in day))
-    run = run_metered(stage, total)
-    say_run(what, run, total)
+    hour = events(total, seed=1, customers=busy, start_ms=START_MS, span_ms=HOUR_MS)
+    of_the_same = of_events(stage, hour, total, f"{what}, events of {busy:,}")
+    day = events(total, seed=2, customers=customers, start_ms=START_MS + HOUR_MS, span_ms=DAY_MS)
+    of_all = of_events(stage, day, total, f"{what}, events of all")
     state_mib = sum(each.stat().st_size for each in stage.folder.glob("worker/partition-*/*")) / (1 << 20)
     say(f"{what}: local state, MiB", f"{state_mib:,.0f}")
     local = time_start(stage, "worker")
@@ -78,21 +82,37 @@ def of_customers(broker: Broker, folder: Path, total: int, customers: int) -> di
         "customers": customers,
         "new_customers_a_second": customers / made.seconds,
         "cpu_us_a_new_customer": made.cpu_seconds_to_last / customers * 1e6,
-        "events_a_second": total / run.seconds,
-        "cpu_us_an_event": run.cpu_seconds_to_last / total * 1e6,
-        "run": run,
+        "of_the_same": of_the_same,
+        "of_all": of_all,
         "state_mib": state_mib,
         "start_with_state": local,
         "start_without": fresh,
     }
 
 
+def of_events(stage: Stage, records: Iterator[dict[str, Any]], total: int, what: str) -> dict[str, Any]:
+    """Throughput of so many events on top of what the stage's worker has."""
+    send_in_parts(stage, (sent(stage.topics[0], each) for each in records))
+    before = ends_of(stage.bootstrap_servers, stage.changes_topic)
+    run = run_metered(stage, total)
+    after = ends_of(stage.bootstrap_servers, stage.changes_topic)
+    changes = (sum(after.values()) - sum(before.values())) / total
+    say_run(what, run, total)
+    say(f"{what}, changes an event", f"{changes:.2f}")
+    return {
+        "changes_an_event": changes,
+        "events_a_second": total / run.seconds,
+        "cpu_us_an_event": run.cpu_seconds_to_last / total * 1e6,
+        "run": run,
+    }
+
+
 def one_event_each(topic: str, customers: int) -> Iterator[Sent]:
     """In the sixty days before the others."""
     chance = random.Random(0)
-    for number in range(customers):
-        time_ms = START_MS - SPAN_MS + int(number * SPAN_MS / customers)
-        yield sent(topic, {**event(chance, time_ms), "customer_id": f"c{number}"})
+    for place in range(customers):
+        time_ms = START_MS - SPAN_MS + int(place * SPAN_MS / customers)
+        yield sent(topic, {**event(chance, time_ms), "customer_id": f"c{place * STRIDE % customers}"})
 
 
 def send_in_parts(stage: Stage, records: Iterator[Sent]) -> None:

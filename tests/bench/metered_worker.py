@@ -19,7 +19,7 @@ from state.engine import BatchResult
 from streams import service
 from streams.metrics import Metrics
 from streams.polling import Records
-from streams.worker import Worker
+from streams.worker import Decided, Worker
 from tests.bench.machine import peak_mib
 
 
@@ -31,14 +31,15 @@ class Note(msgspec.Struct):
 
 
 class Meter(msgspec.Struct):
-    """`first` is before the first record, `half` and `last` after the batch with that record is committed."""
+    """`first` is before the first record, `half` once that many are decided, `last` once the last is committed."""
 
     first: Note | None = None
     half: Note | None = None
     last: Note | None = None
     end: Note | None = None  # once everything is closed
     applied: int = 0
-    applied_at_half: int = 0  # half of them, and what else the batch had
+    decided: int = 0
+    decided_at_half: int = 0  # half of them, and what else the turn had
     peak_mib: float = 0.0
     transaction_s: float = 0.0  # mean
 
@@ -46,6 +47,11 @@ class Meter(msgspec.Struct):
 METER = Meter()
 AT_FIRST: list[Callable[[], None]] = []
 AT_LAST: list[Callable[[], None]] = []
+
+
+def total_events() -> int:
+    """After how many to end; 0: never."""
+    return int(os.environ["ROLLCALL_BENCH_EVENTS"])
 
 
 def note() -> Note:
@@ -60,18 +66,20 @@ class MeteredWorker(Worker):
                 call()
         await super().receive(records)
 
+    async def _decide(self) -> list[Decided]:
+        decided = await super()._decide()
+        METER.decided += sum(each.result.consumed for each in decided)
+        if METER.half is None and 0 < total_events() <= 2 * METER.decided:
+            METER.half = note()
+            METER.decided_at_half = METER.decided
+        return decided
+
 
 class MeteredMetrics(Metrics):
     def count(self, number: int, result: BatchResult) -> None:
         super().count(number, result)
         METER.applied += result.consumed
-        total = int(os.environ["ROLLCALL_BENCH_EVENTS"])
-        if total == 0:
-            return
-        if METER.half is None and METER.applied >= total // 2:
-            METER.half = note()
-            METER.applied_at_half = METER.applied
-        if METER.last is None and METER.applied >= total:
+        if METER.last is None and 0 < total_events() <= METER.applied:
             METER.last = note()
             for call in AT_LAST:
                 call()

@@ -42,7 +42,7 @@ class Run(msgspec.Struct, kw_only=True):
     """A worker's run over a number of records, from the first to the end of its process."""
 
     seconds: float  # up to the last record
-    events_of_second_half: int  # as far as batches go
+    events_of_second_half: int  # as far as turns go
     seconds_of_second_half: float
     cpu_seconds: float
     cpu_seconds_to_last: float
@@ -66,7 +66,7 @@ def run_metered(stage: Stage, total: int, name: str = "worker", module: str = ME
         raise AssertionError(f"{meter.applied} of {total} records were applied:\n{worker.log_tail()}")
     return Run(
         seconds=last.wall - first.wall,
-        events_of_second_half=total - meter.applied_at_half,
+        events_of_second_half=total - meter.decided_at_half,
         seconds_of_second_half=last.wall - half.wall,
         cpu_seconds=total_cpu(usage) - first.cpu,
         cpu_seconds_to_last=last.cpu - first.cpu,
