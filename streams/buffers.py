@@ -35,13 +35,13 @@ class Buffer:
         if records and records[0][-1] <= newest:
             records = [record for record in records if record[-1] > newest]
         if records:
-            self._records += records if now_ms is None else _not_later(records, now_ms)
+            self._records += _not_later(records, MAX_TIME_MS if now_ms is None else now_ms)
             self._newest = records[-1][-1]
 
     def times(self) -> Iterator[int]:
         """The times of the records, which tell the order among topics; 0 for one without a timestamp."""
-        for *_, timestamp_ms, _offset in islice(self._records, self._taken, None):
-            yield timestamp_ms or 0
+        for record in islice(self._records, self._taken, None):
+            yield record[2] or 0
 
     def take(self, count: int) -> list[Encoded]:
         """The next records, or as many as there are."""
@@ -59,11 +59,11 @@ class Buffer:
         self._taken = 0
 
 
-def _not_later(records: list[Encoded], now_ms: int) -> list[Encoded]:
-    if all(timestamp_ms is None or timestamp_ms <= now_ms for *_, timestamp_ms, _offset in records):
+def _not_later(records: list[Encoded], latest_ms: int) -> list[Encoded]:
+    if max([record[2] or 0 for record in records]) <= latest_ms:
         return records
     return [
-        (value, key, timestamp_ms if timestamp_ms is None else min(timestamp_ms, now_ms), offset)
+        (value, key, timestamp_ms if timestamp_ms is None else min(timestamp_ms, latest_ms), offset)
         for value, key, timestamp_ms, offset in records
     ]
 

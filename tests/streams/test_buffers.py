@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conditions.times import MAX_TIME_MS
 from connectors.json_events import Encoded
 from streams.buffers import Buffer, latest_ms, settle, take_in_order
 
@@ -65,6 +66,12 @@ def test_a_record_from_the_future_counts_as_of_now_where_wall_time_is_the_clock(
     buffer = Buffer("visits", 0)
     buffer.add(records_of("visits", [1, 9, None]), -1, 5)
     assert [record[2] for record in buffer.take(9)] == [1, 5, None]
+
+
+def test_a_record_from_after_the_year_9999_counts_as_of_its_last_instant() -> None:
+    buffer = Buffer("visits", 0)
+    buffer.add(records_of("visits", [1, MAX_TIME_MS + 1]), -1, None)
+    assert [record[2] for record in buffer.take(9)] == [1, MAX_TIME_MS]
 
 
 def test_a_record_without_a_timestamp_may_be_of_any_time() -> None:
