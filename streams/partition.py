@@ -22,7 +22,6 @@ from streams.settings import Settings
 MOST_DEADLINES = 4_000  # of waves, between two batches of live events; all partitions of a worker share them
 FEWEST_DEADLINES = 50  # of one partition
 ORDERED_DEADLINES = 1_000  # of one partition whose batches are cut at deadlines, and of few records
-BUFFERED_BATCHES = 1  # of each topic, after which it is not fetched for a while
 
 
 class RecordsMissing(StreamsError):
@@ -132,8 +131,7 @@ class Partition:
 
     def full(self) -> set[TP]:
         """The topics that have enough buffered for now."""
-        most = self._batch_records * BUFFERED_BATCHES
-        return {buffer.place for buffer in self.buffers.values() if len(buffer) >= most}
+        return {buffer.place for buffer in self.buffers.values() if len(buffer) >= self._batch_records}
 
     def decide(self, ends: dict[TP, LogEnd], now_ms: int, partitions: int = 1) -> BatchResult | None:
         """Decide the next batch of records and due deadlines; None where there is nothing to do.
