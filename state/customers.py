@@ -114,9 +114,7 @@ def decode_customer(customer_id: str, record: bytes) -> Customer:
     """The customer of a record; its spilled summaries are still to be added by `add_spilled`."""
     fields = _decode(memoryview(record)[_DEADLINE_BYTES:])
     counts: dict[int, Any] = fields.counts
-    # Every field once: where many customers are, most of them come for one event and go again.
-    customer = Customer.__new__(Customer)
-    customer.id = customer_id
+    customer = Customer(customer_id)
     customer.known = True
     customer.deadline_ms = customer.stored_deadline_ms = record_deadline_ms(record)
     customer.last_effective_ms = fields.last_effective_ms
@@ -124,9 +122,7 @@ def decode_customer(customer_id: str, record: bytes) -> Customer:
     customer.counts = counts
     customer.sums = fields.sums or NOTHING
     customer.registers = fields.registers or NOTHING
-    customer.spilled = frozenset(fields.spilled) if fields.spilled else NO_KEYS
-    customer.touched = NO_KEYS
-    customer.is_dirty = False
+    customer.spilled = frozenset(fields.spilled)
     customer.asked = fields.asked
     customer.born = fields.born
     return customer

@@ -22,8 +22,7 @@ from tests.bench.customer_bytes import bytes_in_cache
 from tests.bench.documents import TEN, write_matched_documents
 from tests.bench.events import SPAN_MS, START_MS, event, events, sent
 from tests.bench.machine import say
-from tests.bench.peers import ends_of
-from tests.bench.stages import new_stage, run_metered, time_start
+from tests.bench.stages import ends_of, new_stage, run_metered, time_start
 from tests.bench.worker import say_run, say_start
 from tests.kafka.workers import Sent, Stage, messages
 

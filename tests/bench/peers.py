@@ -15,14 +15,13 @@ import tempfile
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from contextlib import closing
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
 import msgspec
 import yaml
-from confluent_kafka import Consumer, Message, TopicPartition
+from confluent_kafka import Message
 from confluent_kafka.admin import AdminClient
 
 from conditions.changes import Change
@@ -32,8 +31,8 @@ from deploy.kafka.broker import Broker
 from tests.bench.documents import TEN
 from tests.bench.live import measure_latency
 from tests.bench.machine import say
-from tests.bench.stages import PARTITIONS, new_stage, run_metered, run_workers
-from tests.kafka.workers import PATIENCE_S, Stage, messages, until
+from tests.bench.stages import ends_of, new_stage, run_metered, run_workers
+from tests.kafka.workers import Stage, messages, until
 
 ROLLCALL = "rollcall"
 ROLLCALL_TWICE = "rollcall, two processes"
@@ -198,13 +197,6 @@ def delete_topic(bootstrap_servers: str, topic: str) -> None:
     for future in admin.delete_topics([topic]).values():
         future.result()
     until(lambda: topic not in admin.list_topics(timeout=5).topics, f"{topic} is gone")
-
-
-def ends_of(bootstrap_servers: str, topic: str) -> dict[tuple[str, int], int]:
-    """The offset after the last record of each partition."""
-    with closing(Consumer({"bootstrap.servers": bootstrap_servers, "group.id": "ends"})) as consumer:
-        places = [TopicPartition(topic, number) for number in range(PARTITIONS)]
-        return {(topic, each.partition): consumer.get_watermark_offsets(each, timeout=PATIENCE_S)[1] for each in places}
 
 
 # -- Rollcall ---------------------------------------------------------------------------------------------------------

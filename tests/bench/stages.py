@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from confluent_kafka import Consumer, TopicPartition
 
 from deploy.kafka.broker import Broker
 from tests.bench.documents import TEN
 from tests.bench.machine import memory_mib, total_cpu, wait_with_usage
 from tests.bench.metered_worker import Meter
-from tests.kafka.workers import Stage, until
+from tests.kafka.workers import PATIENCE_S as ANSWER_PATIENCE_S
+from tests.kafka.workers import Stage, closing, until
 
 METERED = "tests.bench.metered_worker"
 PARTITIONS = 4
@@ -36,6 +38,18 @@ def new_stage(
     stage.create_outputs({"message.timestamp.type": "LogAppendTime"})
     stage.create_definitions()
     return stage
+
+
+def ends_of(bootstrap_servers: str, topic: str) -> dict[tuple[str, int], int]:
+    """The offset after the last record of each partition, also of one whose transaction has only just committed."""
+    # Others are told the end of what has its transaction's marker, which the broker writes only after its answer.
+    options = {"bootstrap.servers": bootstrap_servers, "group.id": "ends", "isolation.level": "read_uncommitted"}
+    with closing(Consumer(options)) as consumer:
+        places = [TopicPartition(topic, number) for number in range(PARTITIONS)]
+        return {
+            (topic, each.partition): consumer.get_watermark_offsets(each, timeout=ANSWER_PATIENCE_S)[1]
+            for each in places
+        }
 
 
 class Run(msgspec.Struct, kw_only=True):
