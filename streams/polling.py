@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain, count
@@ -143,7 +144,8 @@ class WholeBatches:
 
     def __init__(self, records: Any, fetched: PartitionRecords) -> None:
         self._records = records
-        self._fetched = fetched
+        # A cycle would keep the whole response, megabytes, until garbage is collected.
+        self._fetched = weakref.proxy(fetched)
 
     def has_next(self) -> bool:
         return bool(self._records.has_next())
