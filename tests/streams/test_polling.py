@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
+from collections.abc import Sequence
 from itertools import chain
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -113,21 +116,36 @@ def encoded(log: list[LogBatch]) -> bytes:
     return bytes(whole)
 
 
+def fetched(log: list[LogBatch], start: int = 0, aborted: Sequence[tuple[int, int]] = ()) -> PartitionRecords:
+    place = SimpleNamespace(topic="t", partition=0)
+    return PartitionRecords(place, MemoryRecords(encoded(log)), aborted, start, None, None, True, READ_COMMITTED)
+
+
+def taken_whole(records: PartitionRecords) -> Any:
+    records.__class__ = FetchedBatches
+    records.take_whole()
+    return records
+
+
 @given(
     log=batches, start=st.integers(0, 12), aborted=st.lists(st.tuples(st.integers(1, 2), st.integers(0, 9)), max_size=2)
 )
 def test_whole_batches_are_the_records_that_aiokafka_reads_one_by_one(
     log: list[LogBatch], start: int, aborted: list[tuple[int, int]]
 ) -> None:
-    def fetched() -> PartitionRecords:
-        records = MemoryRecords(encoded(log))
-        return PartitionRecords(
-            SimpleNamespace(topic="t", partition=0), records, aborted, start, None, None, True, READ_COMMITTED
-        )
-
-    plain, whole = fetched(), fetched()
+    plain, whole = fetched(log, start, aborted), taken_whole(fetched(log, start, aborted))
     wanted = [(each.value, each.key, each.timestamp, each.offset) for each in plain]
-    whole.__class__ = FetchedBatches
-    whole.take_whole()
     assert list(chain.from_iterable(whole)) == wanted
     assert whole.next_fetch_offset == plain.next_fetch_offset
+
+
+def test_a_response_is_let_go_once_its_records_are_taken() -> None:
+    records = taken_whole(fetched([LogBatch(0, 3, None, 0)]))
+    response = weakref.ref(records)
+    gc.disable()
+    try:
+        assert len(list(records)) == 1
+        del records
+        assert response() is None, "a cycle keeps it, megabytes, until garbage is collected"
+    finally:
+        gc.enable()
