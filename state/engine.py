@@ -44,9 +44,7 @@ class Marker(msgspec.Struct):
 
 
 class BatchResult(msgspec.Struct):
-    """All that a batch decided, but for changes and rejected records that it has given out before (`Batch.outcome`);
-    nothing of it has happened yet.
-    """
+    """All that a batch decided; nothing of it has happened yet."""
 
     changes: list[Change]
     rejected: list[Rejected]
@@ -238,10 +236,6 @@ class Batch:
         self._is_closed = taken < len(records)
         self.taken += taken
         return taken
-
-    def close(self) -> None:
-        """Nothing more fits, of whatever stands behind the records taken: `settle` moves no clock."""
-        self._is_closed = True
 
     def settle(self, now_ms: int, clock_ms: int = 0) -> None:
         """Move the clock there, unless records or deadlines that stand before it did not fit, and fire what is due."""

@@ -21,7 +21,7 @@ from conditions.documents import SegmentDocument
 from conditions.times import format_time
 from state.activity import DAY_MS, HOUR_MS, LAST_DAY, LAST_HOUR, Activity
 from state.cache import read_customers
-from state.engine import Marker, PartitionEngine, read_marker
+from state.engine import BatchResult, Marker, PartitionEngine, read_marker
 from state.lookup import CommittedState
 from state.preview import Preview, SamplePreview, preview_features
 from state.redefinition import read_coverage
@@ -112,17 +112,14 @@ class PartitionAnswers:
 
     # -- what the partition tells -------------------------------------------------------------------------------------
 
-    def committed(self, sequence: int, changes: Callable[[], Sequence[Change]]) -> None:
-        """The store holds what was decided up to this change; `changes` gives the new ones, and is asked if need be."""
-        self._sequence = sequence
+    def committed(self, result: BatchResult) -> None:
+        """The store holds this result now."""
+        self._sequence = result.marker.sequence
         self._moved.set()
-        if self._tally is None and self._activity is None:
-            return
-        decided = changes()
         if self._tally is not None:
-            self._tally.committed(decided)
+            self._tally.committed(result.changes)
         if self._activity is not None:
-            self._activity.committed(decided)
+            self._activity.committed(result.changes)
 
     def reopened(self) -> None:
         """The partition was restored. What was counted still holds if no other worker has decided changes meanwhile."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter as Tally
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from state.engine import BatchResult
-from streams.outgoing import Outbox
 
 TRANSACTION_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 
@@ -61,14 +62,13 @@ class Metrics:
         )
         self.ready = Gauge("rollcall_ready", "1 when every assigned partition is open", registry=registry)
 
-    def count(self, number: int, result: BatchResult, outbox: Outbox) -> None:
-        """Take note of a committed batch and what it wrote."""
-        rejected = outbox.rejected.total()
-        self.events.labels("applied").inc(result.consumed - rejected)
-        self.events.labels("rejected").inc(rejected)
-        for (kind, reason), count in outbox.changed.items():
+    def count(self, number: int, result: BatchResult) -> None:
+        """Take note of a committed batch."""
+        self.events.labels("applied").inc(result.consumed - len(result.rejected))
+        self.events.labels("rejected").inc(len(result.rejected))
+        for (kind, reason), count in Tally((each.type, each.reason) for each in result.changes).items():
             self.changes.labels(kind, reason).inc(count)
-        for code, count in outbox.rejected.items():
+        for code, count in Tally(each.code for each in result.rejected).items():
             self.rejected.labels(code).inc(count)
         partition = str(number)
         self.clock.labels(partition).set(result.marker.clock_ms / 1000)

@@ -15,14 +15,12 @@ from streams.answers import PartitionAnswers
 from streams.buffers import Buffer, Run, decoded, latest_ms, settle, take_in_order
 from streams.changes_reader import ChangesReader
 from streams.kafka.errors import StreamsError
-from streams.outgoing import Outbox
 from streams.polling import LogEnd
 from streams.redefining import Background, Redefining, WantedDefinitions
 from streams.settings import Settings
 
 MOST_DEADLINES = 4_000  # of waves, between two batches of live events; all partitions of a worker share them
 FEWEST_DEADLINES = 50  # of one partition
-MOST_CHANGES = 50_000  # of one batch: once there are so many, it ends
 ORDERED_DEADLINES = 1_000  # of one partition whose batches are cut at deadlines, and of few records
 
 
@@ -67,7 +65,6 @@ class Partition:
             "strict_order": settings.clock == "event",
             "cached_customers": settings.cache_customers,
             "most_deadlines": ORDERED_DEADLINES,
-            "most_changes": MOST_CHANGES,
         }
         if definitions is not None:
             return PartitionEngine(self.store, definitions, **options)
@@ -75,19 +72,13 @@ class Partition:
         self.redefining = Redefining(self.number, engine, background)
         return engine
 
-    def redefine(self, wanted: WantedDefinitions | None, now_ms: int, outbox: Outbox) -> BatchResult | None:
-        """Decide the next step towards the wanted definitions; None where there is none.
-
-        The outbox gets its changes.
-        """
+    def redefine(self, wanted: WantedDefinitions | None, now_ms: int) -> BatchResult | None:
+        """Decide the next step towards the wanted definitions; None where there is none."""
         if self.redefining is None or wanted is None:
             return None
         applied = self.engine.marker.applied
         ends = {topic: applied[topic] + 1 for topic in self.buffers if topic in applied}
-        result = self.redefining.step(wanted, ends, now_ms)
-        if result is not None:
-            outbox.add(result.changes, result.rejected)
-        return result
+        return self.redefining.step(wanted, ends, now_ms)
 
     def close(self) -> None:
         """Stop what goes on in the background, and close the store."""
@@ -107,10 +98,10 @@ class Partition:
         for topic in self.buffers:
             self.buffers[topic] = Buffer(topic, self.number)
 
-    def commit(self, result: BatchResult, outbox: Outbox) -> None:
+    def commit(self, result: BatchResult) -> None:
         """Write the oldest decided batch, which is this one, to the local state."""
         self.engine.commit()
-        self.answers.committed(result.marker.sequence, outbox.changes)
+        self.answers.committed(result)
 
     def receive(self, topic: str, records: list[Encoded], before: int, now_ms: int) -> None:
         """Take fetched records of one topic, in their order, the first `before` having come already.
@@ -142,10 +133,9 @@ class Partition:
         """The topics that have enough buffered for now."""
         return {buffer.place for buffer in self.buffers.values() if len(buffer) >= self._batch_records}
 
-    def decide(self, ends: dict[TP, LogEnd], now_ms: int, outbox: Outbox, partitions: int = 1) -> BatchResult | None:
+    def decide(self, ends: dict[TP, LogEnd], now_ms: int, partitions: int = 1) -> BatchResult | None:
         """Decide the next batch of records and due deadlines; None where there is nothing to do.
 
-        The outbox gets the changes and what was rejected.
         Of a wave it takes a bounded part, the smaller the more `partitions` take theirs in the same turn: whatever
         falls due, a live event waits for no more than two such turns.
         """
@@ -159,25 +149,17 @@ class Partition:
         if not runs and not self.engine.tick(max(clock_ms, self.engine.marker.clock_ms)):
             return None
         self._pace.note_live_work()
-        result = self._decided(runs, now_ms, clock_ms, outbox)
+        result = self._decided(runs, now_ms, clock_ms)
         settle(self.buffers, runs, result.consumed)
         return result
 
-    def _decided(self, runs: list[Run], now_ms: int, clock_ms: int, outbox: Outbox) -> BatchResult:
-        """From records to outgoing ones slice by slice: what waits would push the customers out of the processor's
-        cache.
-        """
+    def _decided(self, runs: list[Run], now_ms: int, clock_ms: int) -> BatchResult:
+        """Decoded slice by slice: events that wait would push the customers out of the processor's cache."""
         batch = self.engine.begin(max(clock_ms, latest_ms(runs)))
         for records in decoded(runs, self.number):
-            taken = batch.take(records, now_ms)
-            outbox.add(*batch.outcome())
-            if taken < len(records):
-                break
-            if len(outbox) >= MOST_CHANGES:
-                batch.close()
+            if batch.take(records, now_ms) < len(records):
                 break
         batch.settle(now_ms, clock_ms)
-        outbox.add(*batch.outcome())
         return self.engine.finish(batch)
 
     def _reached(self, buffer: Buffer, ends: dict[TP, LogEnd]) -> bool:

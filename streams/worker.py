@@ -24,7 +24,7 @@ from streams.kafka.transactions import FencedProducer, Outgoing
 from streams.memory import collect_garbage
 from streams.metrics import Metrics
 from streams.opening import Opener
-from streams.outgoing import Outbox, changelog_topic
+from streams.outgoing import changelog_topic, outgoing
 from streams.partition import Partition, RecordsMissing
 from streams.polling import Membership, PollingThread, Records
 from streams.redefining import Redefining, WantedDefinitions
@@ -44,7 +44,6 @@ class Decided(msgspec.Struct):
 
     partition: Partition
     result: BatchResult
-    outbox: Outbox
 
 
 class Opening(NamedTuple):
@@ -290,23 +289,13 @@ class Worker:
             if time.monotonic() - began > LONG_TURN_S:
                 break
             self._partitions[number] = self._partitions.pop(number)  # to the end: next time the others come first
-            decided_now = self._decide_partition(partition)
-            if decided_now:
-                decided += decided_now
+            # First the definitions: a new partition's first events are to find them there.
+            step = partition.redefine(self._wanted, _now_ms())
+            live = partition.decide(self._fetcher.ends, _now_ms(), len(self._partitions))
+            results = [result for result in (step, live) if result is not None]
+            if results:
+                decided += [Decided(partition, result) for result in results]
                 await asyncio.sleep(0)  # the transaction under way has waited for the loop
-        return decided
-
-    def _decide_partition(self, partition: Partition) -> list[Decided]:
-        """First the definitions: a new partition's first events are to find them there."""
-        decided: list[Decided] = []
-        outbox = Outbox(partition.number, self._settings)
-        step = partition.redefine(self._wanted, _now_ms(), outbox)
-        if step is not None:
-            decided.append(Decided(partition, step, outbox))
-            outbox = Outbox(partition.number, self._settings)
-        live = partition.decide(self._fetcher.ends, _now_ms(), outbox, len(self._partitions))
-        if live is not None:
-            decided.append(Decided(partition, live, outbox))
         return decided
 
     async def _settle(self) -> None:
@@ -338,10 +327,10 @@ class Worker:
             if last[number] is each:
                 offset = written[TopicPartition(changelog_topic(self._settings), number)] + 1
                 add_position(each.result.writes, Position(changelog_topic(self._settings), offset, _now_ms()))
-            each.partition.commit(each.result, each.outbox)
+            each.partition.commit(each.result)
         self._on_step("written")
         for each in decided:
-            self._metrics.count(each.partition.number, each.result, each.outbox)
+            self._metrics.count(each.partition.number, each.result)
 
     def _outgoing(self, decided: Decided) -> list[Outgoing]:
         checkpoint = Checkpoint(
@@ -351,7 +340,7 @@ class Worker:
             decided.partition.lineage,
         )
         add_checkpoint(decided.result.writes, checkpoint)
-        return decided.outbox.outgoing(decided.result.writes, checkpoint)
+        return outgoing(decided.result, decided.partition.number, checkpoint, self._settings)
 
     # -- opening, and opening again -----------------------------------------------------------------------------------
 

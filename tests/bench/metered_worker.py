@@ -18,7 +18,6 @@ import msgspec
 from state.engine import BatchResult
 from streams import service
 from streams.metrics import Metrics
-from streams.outgoing import Outbox
 from streams.polling import Records
 from streams.worker import Decided, Worker
 from tests.bench.machine import peak_mib
@@ -77,8 +76,8 @@ class MeteredWorker(Worker):
 
 
 class MeteredMetrics(Metrics):
-    def count(self, number: int, result: BatchResult, outbox: Outbox) -> None:
-        super().count(number, result, outbox)
+    def count(self, number: int, result: BatchResult) -> None:
+        super().count(number, result)
         METER.applied += result.consumed
         if METER.last is None and 0 < total_events() <= METER.applied:
             METER.last = note()

@@ -59,7 +59,7 @@ class OwnedPartition:
 
     def commit(self, result: BatchResult) -> None:
         self.engine.commit()
-        self.answers.committed(result.marker.sequence, lambda: result.changes)
+        self.answers.committed(result)
         self.changes += result.changes
 
 

@@ -16,7 +16,6 @@ from connectors.segment_files import load_segments
 from state.rocksdb_store import RocksdbStore
 from streams.buffers import SLICE_RECORDS
 from streams.kafka.security import Connection
-from streams.outgoing import Outbox
 from streams.pace import Pace
 from streams.partition import (
     FEWEST_DEADLINES,
@@ -57,9 +56,7 @@ class Log:
 
     def __init__(self, partition: Partition) -> None:
         self._partition = partition
-        self._settings = load_settings({"topics": (TOPIC,)})
         self._written = 0
-        self.asked_ms = 0  # when the log was last seen to have no more
 
     def visit(self, customers: list[str], at_ms: int) -> None:
         for customer in customers:
@@ -72,13 +69,12 @@ class Log:
 
     def decide(self, partitions: int) -> list[Change]:
         """What the partition decides in one turn, and commits."""
-        ends = {TP(TOPIC, 0): LogEnd(1, self._written, True, self.asked_ms, 0)}
-        outbox = Outbox(0, self._settings)
-        result = self._partition.decide(ends, START_MS + 2 * HOUR_MS, outbox, partitions)
+        ends = {TP(TOPIC, 0): LogEnd(1, self._written, True, 0, 0)}
+        result = self._partition.decide(ends, START_MS + 2 * HOUR_MS, partitions)
         if result is None:
             return []
-        self._partition.commit(result, outbox)
-        return outbox.changes()
+        self._partition.engine.commit()
+        return result.changes
 
 
 def visit_of(customer: str, **more: object) -> bytes:
@@ -108,17 +104,6 @@ def test_partitions_share_what_is_taken_of_their_waves_in_one_turn(partition: Pa
     assert kinds(log.decide(MOST_DEADLINES // 100)) == (0, 100)
     assert kinds(log.decide(MOST_DEADLINES)) == (0, FEWEST_DEADLINES)
     assert log.decide(1) == []
-
-
-def test_a_batch_ends_once_it_holds_enough_changes_and_time_waits_for_the_rest(
-    partition: Partition, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("streams.partition.MOST_CHANGES", SLICE_RECORDS + 1)
-    log = Log(partition)
-    log.visit([f"c{number}" for number in range(3 * SLICE_RECORDS)], START_MS)
-    log.asked_ms = START_MS + 2 * HOUR_MS
-    assert kinds(log.decide(1)) == (2 * SLICE_RECORDS, 0), "an hour has passed, but not for those who wait"
-    assert kinds(log.decide(1)) == (SLICE_RECORDS, 3 * SLICE_RECORDS)
 
 
 def test_a_customer_of_a_wave_leaves_before_its_own_event(partition: Partition) -> None:
