@@ -85,7 +85,7 @@ def test_each_broker_is_asked_at_a_pace_of_its_own(clock: Clock, asked: list[tup
 
 
 class LogBatch(NamedTuple):
-    """A batch of the log: how many offsets before it hold nothing, its records, and who wrote it in a transaction."""
+    """A batch of the log. `gap` offsets before it hold nothing; `writer` wrote it in a transaction."""
 
     gap: int
     size: int
@@ -95,7 +95,7 @@ class LogBatch(NamedTuple):
 
 batches = st.lists(
     st.builds(
-        LogBatch, st.integers(0, 2), st.integers(1, 4), st.one_of(st.none(), st.integers(1, 2)), st.integers(0, 1)
+        LogBatch, st.integers(0, 2), st.integers(1, 4), st.one_of(st.none(), st.integers(1, 2)), st.integers(0, 4)
     ),
     max_size=5,
 )
