@@ -19,7 +19,7 @@ from streams.polling import LogEnd
 from streams.redefining import Background, Redefining, WantedDefinitions
 from streams.settings import Settings
 
-MOST_DEADLINES = 4_000  # of waves, between two batches of live events; all partitions of a worker share them
+MOST_DEADLINES = 2_000  # of waves, between two batches of live events; all partitions of a worker share them
 FEWEST_DEADLINES = 50  # of one partition
 ORDERED_DEADLINES = 1_000  # of one partition whose batches are cut at deadlines, and of few records
 
