@@ -6,7 +6,6 @@ Whatever the bytes, decoding gives an Event or a Rejected and never raises. A re
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -24,6 +23,7 @@ from connectors.payloads import (
     absent_properties,
     customer_update,
     describe,
+    exact_integer,
     exact_number,
     identifier,
     missing,
@@ -31,7 +31,16 @@ from connectors.payloads import (
     shorten,
     wrong_type,
 )
-from connectors.typed_events import PAYLOAD_MAKERS, Envelope, OddEvent, decode_envelope, load_json, new_payload_maker
+from connectors.typed_events import (
+    MAX_SLOW_DEPTH,
+    PAYLOAD_MAKERS,
+    Envelope,
+    OddEvent,
+    decode_envelope,
+    load_json,
+    load_numbers,
+    new_payload_maker,
+)
 
 CODES = frozenset(
     (
@@ -62,7 +71,7 @@ _ODD = (
 )
 
 # Nesting takes brackets: what has no more of them is read whatever else is on the stack.
-MAX_PLAIN_BRACKETS = 500
+MAX_PLAIN_BRACKETS = MAX_SLOW_DEPTH
 PLAIN_BYTES = 2 * MAX_PLAIN_BRACKETS
 
 # A record's value, key, timestamp in ms (None or negative where it has none), and offset.
@@ -286,11 +295,7 @@ def _event_as_written(
     value: bytes, key: bytes | None, record_time_ms: int | None, offset: int, topic: str | None, partition: int
 ) -> Event:
     """The event of a record with numbers that doubles do not hold exactly."""
-    try:
-        record = json.loads(value.decode(), parse_float=exact_number)
-    except RecursionError:
-        raise FieldError("not_json", "", "expected JSON that is nested less deeply") from None
-    event = _event(record, key, record_time_ms, offset, topic, partition)
+    event = _event(load_numbers(value, exact_integer, exact_number), key, record_time_ms, offset, topic, partition)
     # only ids and money are taken as written; conditions on properties and attributes compare doubles
     properties = event.properties = load_json(value).get("properties") or {}
     if type(event.payload) is CustomerUpdate:

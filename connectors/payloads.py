@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
-from typing import Any
+from typing import Any, Self
 
 from conditions.events import (
     CUSTOMER_DELETE,
@@ -38,6 +38,7 @@ _CHANNEL_PREFIXES = ("email.", "sms.", "push.")
 _TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _CACHED_TYPES = 4_096
 _SHOWN_CHARACTERS = 80
+_MOST_DIGITS = 1_000  # reading digits takes quadratic time, and of more than 4,300 Python reads none
 
 
 class FieldError(Exception):
@@ -51,7 +52,8 @@ class FieldError(Exception):
 
 
 class InexactNumberError(Exception):
-    """A number's double does not tell what was written: read the record again with `exact_number` and `int`.
+    """A number's double does not tell what was written: read the record again with `exact_number` and
+    `exact_integer`.
 
     Never raised for records read that way, whose fractional numbers are Decimals.
     """
@@ -62,8 +64,27 @@ def exact_number(text: str) -> Decimal:
     try:
         return Decimal(text)
     except InvalidOperation:
-        # its exponent is beyond even Decimal's; as a double it was finite, so it is as good as zero
-        return Decimal(0)
+        # its exponent is beyond even Decimal's: it is as good as its double, which is zero or infinite
+        return Decimal(float(text))
+
+
+class LongInteger(int):
+    """An integer of very many digits, which are told as written; as a number it is beyond the limits of all fields."""
+
+    _text: str
+
+    def __new__(cls, text: str) -> Self:
+        number = super().__new__(cls, text[:_MOST_DIGITS])
+        number._text = text
+        return number
+
+    def __str__(self) -> str:
+        return self._text
+
+
+def exact_integer(text: str) -> int:
+    """The JSON integer as written, whatever its digits."""
+    return int(text) if len(text) <= _MOST_DIGITS else LongInteger(text)
 
 
 def payload_parser(kind: object) -> PayloadParser | None:
@@ -130,7 +151,7 @@ def shorten(text: str) -> str:
 
 
 def _integer_text(value: object, path: str, expected: str) -> str:
-    if type(value) is int:
+    if type(value) in _INTEGERS:
         return str(value)
     if type(value) is float:
         # an integer beyond 64 bits arrives as a float too
@@ -214,7 +235,7 @@ def _item(item: object, index: int) -> Item:
         categories = _categories(get("category"))
         price_micros = _amount(get("price"), ".price")
         quantity = get("quantity")
-        if quantity is not None and type(quantity) not in (int, float, Decimal):
+        if quantity is not None and type(quantity) not in _NUMBERS:
             raise wrong_type(".quantity", "a number", quantity)
         return Item(product_id, categories, price_micros)
     except FieldError as invalid:
@@ -236,19 +257,21 @@ def _listed(category: object, index: int) -> str:
     return category if type(category) is str else _integer_text(category, f".category[{index}]", "a string")
 
 
-def _amount(value: object, path: str) -> int | None:
+def _amount(value: Any, path: str) -> int | None:
     """Money in micros: 0 or more and below the limit; None where absent."""
     micros: int | None
     if type(value) is float:
         micros = micros_of_float(value)
         if micros is None:
             raise InexactNumberError
-    elif type(value) is int:
+    elif type(value) in _INTEGERS:
         micros = value * MICROS_PER_UNIT
     elif value is None:
         return None
     elif type(value) is Decimal:
-        micros = to_micros(value) if abs(value) < MONEY_LIMIT_MICROS else MONEY_LIMIT_MICROS
+        # comparing, unlike abs, is exact whatever the exponent
+        in_reach = -MONEY_LIMIT_MICROS < value < MONEY_LIMIT_MICROS
+        micros = to_micros(value) if in_reach else MONEY_LIMIT_MICROS
     else:
         raise wrong_type(path, "a number", value)
     if micros >= MONEY_LIMIT_MICROS or value < 0:
@@ -294,6 +317,8 @@ def _agreements(agreements: object) -> dict[str, bool]:
     return {channel: agreed for channel, agreed in agreements.items() if agreed is not None}
 
 
+_INTEGERS = (int, LongInteger)
+_NUMBERS = (*_INTEGERS, float, Decimal)
 _NULL_OR_NESTED = frozenset((dict, list, type(None)))
 # what an attribute may be without a look inside; a null at the top removes it
 _FLAT = frozenset((str, int, float, bool, type(None)))

@@ -7,6 +7,7 @@ all or names what is wrong (`connectors/json_events.py`). Where both give an eve
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Annotated, Any
@@ -31,10 +32,14 @@ from connectors.payloads import (
     MAX_CUSTOMER_ID_CHARACTERS,
     MAX_EVENT_ID_CHARACTERS,
     MONEY_LIMIT_MICROS,
+    FieldError,
     customer_update,
     is_message,
     payload_parser,
 )
+
+MAX_SLOW_DEPTH = 500
+"""How many objects and lists may lie inside each other where the standard library's parser reads: it takes stack."""
 
 _CACHED_TYPES = 4_096
 _LEAST_INTEGER, _FIRST_ABOVE, _LONGEST_INTEGER = -(1 << 63), 1 << 64, 20  # what orjson reads as integers
@@ -92,7 +97,7 @@ PayloadMaker = Callable[[Envelope], Payload]
 def load_json(value: bytes) -> Any:
     """JSON whose numbers are doubles where they are no 64-bit integers; those beyond doubles are infinite.
 
-    Raises orjson.JSONDecodeError.
+    Raises orjson.JSONDecodeError, and FieldError where there are numbers beyond doubles in what is nested too deeply.
     """
     try:
         return orjson.loads(value)
@@ -102,8 +107,34 @@ def load_json(value: bytes) -> Any:
             raise
         with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             _check_grammar(value)
-            return json.loads(value.decode(), parse_int=_integer_or_double)
+            return load_numbers(value, _integer_or_double, float)
         raise
+
+
+def load_numbers(value: bytes, integer: Callable[[str], Any], fraction: Callable[[str], Any]) -> Any:
+    """Sound JSON with numbers as the functions make them of what is written.
+
+    Raises FieldError where it is nested so deeply that how much stack is in use would decide whether it can be read.
+    """
+    if _nests_deeply(value):
+        expected = f"expected at most {MAX_SLOW_DEPTH} objects and lists inside each other"
+        raise FieldError("not_json", "", f"{expected} beside a number that is read as it is written")
+    return json.loads(value.decode(), parse_int=integer, parse_float=fraction)
+
+
+def _nests_deeply(value: bytes) -> bool:
+    if value.count(b"[") + value.count(b"{") <= MAX_SLOW_DEPTH:
+        return False
+    depth = 0
+    for bracket in _BRACKET.findall(_TEXT.sub(b"", value)):
+        depth += 1 if bracket in b"[{" else -1
+        if depth > MAX_SLOW_DEPTH:
+            return True
+    return False
+
+
+_TEXT = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
+_BRACKET = re.compile(rb"[][{}]")
 
 
 def _integer_or_double(text: str) -> int | float:

@@ -197,6 +197,7 @@ def test_a_large_integer_id_leaves_the_numbers_of_the_properties_doubles() -> No
         ("1e2", 100_000_000),
         ("-0.0", 0),
         ("1e-9999999999999999999", 0),
+        ("0e9999999999999999999", 0),
     ],
 )
 def test_money_is_exact_as_written(written: str, micros: int) -> None:
@@ -212,6 +213,41 @@ def test_a_number_beyond_doubles_is_infinite_and_no_reason_to_reject() -> None:
         read = decoded(value.encode()).read_properties()
         assert read == {"a": inf, "b": -inf, "c": inf, "d": 2.0**64, "e": 2**64 - 1}
         assert [type(number) for number in read.values()] == [float, float, float, float, int]
+
+
+@pytest.mark.parametrize("written", ["1e999", "1e9999999", f"1e{10**30}", "9" * 400, "9" * 5_000, "9" * 1_000_000])
+@pytest.mark.parametrize("sign", ["", "-"])
+def test_an_amount_beyond_all_bounds_is_out_of_range_however_it_is_written(sign: str, written: str) -> None:
+    properties = f'{{"order_id":"o","total":{sign}{written}}}'
+    value = f'{{"event_id":"e","type":"purchase.order","customer_id":"c","time":0,"properties":{properties}}}'
+    outcome = rejected(value.encode())
+    assert (outcome.code, outcome.path) == ("out_of_range", "properties.total")
+
+
+@pytest.mark.parametrize("digits", [1_000, 1_001, 4_300, 4_301, 1_000_000])
+def test_an_id_of_very_many_digits_is_told_as_it_is_written(digits: int) -> None:
+    written = "-" + "7" * digits
+    properties = f'{{"location_id":{written}}}'
+    value = f'{{"event_id":"e","type":"location.visit","customer_id":"c","time":0,"properties":{properties}}}'
+    assert decoded(value.encode()).payload == LocationVisit(written)
+
+
+@pytest.mark.parametrize(
+    ("field", "code"), [("event_id", "out_of_range"), ("customer_id", "out_of_range"), ("time", "bad_time")]
+)
+def test_an_integer_of_very_many_digits_is_rejected_where_a_field_is_bounded(field: str, code: str) -> None:
+    mark = "as written"
+    value = json.dumps(record(**{field: mark})).replace(json.dumps(mark), "7" * 5_000).encode()
+    outcome = rejected(value)
+    assert (outcome.code, outcome.path) == (code, field)
+    assert decode_record(value, b"c1", 0, 0) == Rejected(code, field, outcome.message, b"c1", value, 0, "tracking", 3)
+
+
+def test_an_integer_of_very_many_digits_matters_only_where_it_is_read() -> None:
+    long = "7" * 5_000
+    value = f'{{"event_id":{10**30},"type":"x","customer_id":"c","time":0,"more":{long},"properties":{{"a":{long}}}}}'
+    event = decoded(value.encode())
+    assert (event.event_id, event.read_properties()) == (str(10**30), {"a": inf})
 
 
 # Event time and record timestamp
@@ -492,11 +528,23 @@ def assert_read_below(event: Event, frames: int) -> None:
         assert list(event.read_properties()) == ["a"]
 
 
-def test_deep_nesting_beside_a_large_integer_is_an_event_or_rejected() -> None:
-    for depth in (10, 500, 990, 1010):
-        nested = "[" * depth + "]" * depth
-        value = f'{{"event_id":{10**30},"type":"x","customer_id":"c","time":0,"properties":{{"a":{nested}}}}}'
-        assert isinstance(decode_line(value.encode(), 0), Event | Rejected)
+@pytest.mark.parametrize("frames", [0, 300])
+@pytest.mark.parametrize(("event_id", "inner"), [(str(10**30), '"]["'), ('"e"', '"]\\"[",1e999')])
+def test_how_deep_numbers_as_written_may_lie_does_not_depend_on_the_stack(
+    frames: int, event_id: str, inner: str
+) -> None:
+    for depth in (10, 498, 499, 990, 1010):
+        nested = "[" * depth + inner + "]" * depth
+        value = f'{{"event_id":{event_id},"type":"x","customer_id":"c","time":0,"properties":{{"a":{nested}}}}}'
+        outcome = decode_below(value.encode(), frames)
+        assert isinstance(outcome, Event) is (depth <= 498)
+        if isinstance(outcome, Rejected):
+            assert outcome.code == "not_json"
+
+
+def decode_below(value: bytes, frames: int) -> Event | Rejected:
+    """The event of a line, read with so many calls more on the stack."""
+    return decode_below(value, frames - 1) if frames else decode_line(value, 0)
 
 
 # Nothing makes it raise
@@ -585,6 +633,43 @@ def test_an_event_without_properties_is_read_alike_quickly_and_with_care(kind: s
     value = orjson.dumps({"event_id": "e", "type": kind, "customer_id": "c", "time": 5, **more})
     quick, careful = decode_line(value, 0), decode_line_with_care(value, 0)
     assert quick == careful if isinstance(quick, Rejected) else read_whole(quick) == careful
+
+
+DIGITS = st.builds(str.__mul__, st.sampled_from("179"), st.sampled_from((1, 16, 20, 400, 1_001, 4_301)))
+WHOLE = DIGITS | DIGITS.map("-{}".format)
+EXPONENTS = st.sampled_from(("e5", "e-9", "E999", "e9999999", f"e{10**20}", f"e-{10**20}"))
+RAW_NUMBERS = WHOLE | st.builds("{}.{}".format, WHOLE, DIGITS) | st.builds("{}{}".format, WHOLE, EXPONENTS)
+RAW_TEXTS = st.sampled_from(("\\ud800", "\\udc00\\ud800", "\\q", "\\u12", "\x01", "\\u0000", "]", '\\"[', "😀"))
+RAW_SCALARS = RAW_NUMBERS | RAW_TEXTS.map('"{}"'.format) | st.sampled_from(("NaN", "-Infinity", "+1", "01", "tru", ""))
+RAW_DEEP = st.builds(
+    lambda brackets, depth, inner: brackets[0] * depth + inner + brackets[1] * depth,
+    st.sampled_from((("[", "]"), ('{"a":', "}"), ("[", ""))),
+    st.sampled_from((1, 100, 101, 470, 490, 500, 900, 990, 1_010, 1_030, 5_000)),
+    RAW_SCALARS,
+)
+RAW = RAW_SCALARS | RAW_DEEP
+FIELDS = ("event_id", "type", "customer_id", "time", "received_at", "properties", "more")
+
+
+@st.composite
+def nasty_records(draw: st.DrawFn) -> bytes:
+    """A sample with anything at all in one place, perhaps behind fields that stand there twice."""
+    sample, mark = draw(st.sampled_from(SAMPLES)), "as written"
+    value = json.dumps(mutated(sample, draw(st.sampled_from(places(sample))), mark))
+    value = value.replace(json.dumps(mark), draw(RAW))
+    repeated = draw(st.lists(st.tuples(st.sampled_from(FIELDS), RAW), max_size=2))
+    first = "".join(f'"{name}":{raw},' for name, raw in repeated)
+    return (f"{{{first}{value[1:]}" if value.startswith("{") else value).encode()
+
+
+@settings(max_examples=2_000, deadline=None)
+@given(nasty_records())
+def test_an_event_with_nasty_json_in_it_gives_an_event_or_a_rejection(value: bytes) -> None:
+    for outcome in (decode_record(value, b"c1", TIME_MS, 0), decode_line(value, 0)):
+        if isinstance(outcome, Event):
+            outcome.read_properties()
+    careful = decode_line_with_care(value, 0)
+    assert outcome == careful if isinstance(outcome, Rejected) else read_whole(outcome) == careful
 
 
 @given(st.sampled_from(SAMPLES), st.integers(0, 300), st.binary(max_size=3))
