@@ -11,6 +11,9 @@ from typing import Any, Literal
 Operator = Literal["equals", "contains", "starts_with", "ends_with", "exists", "in", "at_least", "at_most"]
 Test = Callable[[Any], bool]
 
+MAX_COMPARED_DEPTH = 32
+"""What lies deeper inside objects and lists equals nothing, and is not looked at: documents nest no deeper."""
+
 TEXT_OPERATORS = frozenset({"starts_with", "ends_with"})
 NUMBER_OPERATORS = frozenset({"at_least", "at_most"})
 
@@ -19,27 +22,33 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def canonical(value: Any) -> Hashable:
-    """A hashable form: two values are JSON-equal exactly when their forms are equal."""
+def canonical(value: Any, depth: int = 0) -> Hashable:
+    """A hashable form: a value is JSON-equal to one of a document exactly when their forms are equal."""
     if isinstance(value, str):
         return value
     if isinstance(value, bool):
         return ("boolean", value)
     if isinstance(value, int | float):
         return float(value)
+    if not isinstance(value, list | dict):
+        return None
+    if depth == MAX_COMPARED_DEPTH:
+        return _TOO_DEEP
     if isinstance(value, list):
-        return ("list", tuple(map(canonical, value)))
-    if isinstance(value, dict):
-        return ("object", frozenset((name, canonical(inner)) for name, inner in value.items() if inner is not None))
-    return None
+        return ("list", tuple([canonical(inner, depth + 1) for inner in value]))
+    members = [(name, canonical(inner, depth + 1)) for name, inner in value.items() if inner is not None]
+    return ("object", frozenset(members))
 
 
-def fold(value: Any) -> Any:
+_TOO_DEEP = ("too deep",)
+
+
+def fold(value: Any, depth: int = 0) -> Any:
     """The value with the case of every string folded (Unicode default case folding), inside lists too."""
     if isinstance(value, str):
         return value.casefold()
-    if isinstance(value, list):
-        return [fold(inner) for inner in value]
+    if isinstance(value, list) and depth < MAX_COMPARED_DEPTH:
+        return [fold(inner, depth + 1) for inner in value]
     return value
 
 
