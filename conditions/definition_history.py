@@ -22,6 +22,7 @@ from conditions.documents import (
     SegmentDocument,
     join_path,
     parse_segment,
+    parse_segment_id,
     to_document,
 )
 from conditions.json_values import JsonFault, load_json
@@ -297,8 +298,8 @@ def _key_errors(key: bytes | None, loaded: Any) -> list[DocumentError]:
     if key is None:
         return [DocumentError("", "expected the segment's id as the record's key, got no key")]
     given = loaded.get("id") if isinstance(loaded, dict) else None
-    if given is None or str(given).encode(errors="replace") == key:
-        return []
+    if type(given) not in (str, int) or str(given).encode(errors="backslashreplace") == key:
+        return []  # anything else is no id, which is said where the id is read
     expected = shorten(key.decode(errors="backslashreplace"))
     return [DocumentError("id", f'expected "{expected}", the record\'s key, got {describe(given)}')]
 
@@ -311,13 +312,15 @@ def _read_document(loaded: Any) -> DefinitionRecord:
 def _read_deletion(loaded: dict[str, Any]) -> DefinitionRecord:
     known = ("id", "version", "deleted")
     errors = [DocumentError(join_path("", name), "unknown field of a deletion") for name in loaded if name not in known]
-    segment_id, version = loaded.get("id"), loaded.get("version")
-    if segment_id is None:
-        errors.append(DocumentError("id", "missing: expected the segment's id"))
+    segment_id, version = "", loaded.get("version")
+    try:
+        segment_id = parse_segment_id(loaded.get("id"))
+    except DocumentErrors as error:
+        errors += error.errors
     if type(version) is not int or not 1 <= version <= HIGHEST_VERSION:
         errors.append(DocumentError("version", f"expected an integer of 1 or more, got {describe(version)}"))
     if loaded["deleted"] is not True:
         errors.append(DocumentError("deleted", f"expected true, got {describe(loaded['deleted'])}"))
     if errors:
         raise DocumentErrors(errors)
-    return DefinitionRecord(str(segment_id), version, None)  # type: ignore[arg-type]  # an integer, as was checked
+    return DefinitionRecord(segment_id, version, None)  # type: ignore[arg-type]  # an integer, as was checked

@@ -114,6 +114,20 @@ def parse_segment(value: Any, path: str = "") -> SegmentDocument:
     return segment
 
 
+def parse_segment_id(value: Any, path: str = "id") -> str:
+    """The id of a segment, for records that hold nothing else of it. Raises DocumentErrors."""
+    field = _fields_of(SegmentDocument)["id"]
+
+    def read(errors: _Errors) -> Any:
+        if value is None:
+            errors.add(path, f"missing: expected {expectation(field.info)}")
+            return _WRONG
+        return _read_field(value, field, path, errors, depth=1)
+
+    segment_id: str = _collect(read)
+    return segment_id
+
+
 def to_document(segment: SegmentDocument) -> dict[str, Any]:
     """The segment as a JSON value that reads as the same segment; fields at their default are left out.
 
@@ -377,7 +391,7 @@ def _read_field(value: Any, field: _Field, path: str, errors: _Errors, depth: in
         value = _identifier(value)
     try:
         return msgspec.convert(_shortest(value), field.type, builtin_types=(Decimal,))
-    except msgspec.ValidationError:
+    except (msgspec.ValidationError, UnicodeEncodeError):  # the latter for half of a surrogate pair
         _, bare = _unwrap(field.info)
         hint = did_you_mean(value, bare.values) if isinstance(bare, inspect.LiteralType) else ""  # type: ignore[arg-type]  # all are strings here
         errors.add(path, f"expected {expectation(field.info)}, got {describe(value)}{hint}")

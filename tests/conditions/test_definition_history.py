@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Sequence
 from types import FrameType
@@ -125,6 +126,12 @@ def test_a_tombstone_deletes_and_forgets_the_count(log: Log) -> None:
         (b"a", b'{"id": "a", "version": 0, "deleted": true}', "version", "1 or more"),
         (b"a", b'{"id": "a", "version": 2, "deleted": false}', "deleted", "expected true"),
         (b"a", b'{"version": 2, "deleted": true, "name": "A"}', "name", "unknown field"),
+        (b"a", b'{"version": 2, "deleted": true}', "id", "missing: expected 1 to 64 of the characters"),
+        (b"A", b'{"id": "A", "version": 2, "deleted": true}', "id", "expected 1 to 64 of the characters"),
+        (b"?", b'{"id": "\\ud800", "version": 2, "deleted": true}', "id", "expected 1 to 64 of the characters"),
+        (b"{'a': 1}", b'{"id": {"a": 1}, "version": 2, "deleted": true}', "id", "got an object"),
+        (b"True", b'{"id": true, "version": 2, "deleted": true}', "id", "got true"),
+        (b"a", b'{"id": %b, "version": 2, "deleted": true}' % (b"[" * 700 + b"]" * 700), "id", "got a list"),
     ],
 )
 def test_what_is_invalid_is_reported_and_the_last_valid_version_stays(
@@ -136,8 +143,14 @@ def test_what_is_invalid_is_reported_and_the_last_valid_version_stays(
     assert reason(found) == "invalid"
     assert message in errors(found)[path]
     assert log.history.snapshot() == (3, {"a": document("a", "Kept"), "b": document("b", "Kept too")})
-    assert log.history.unsettled == ({key.decode()} if key else set())
+    assert log.history.unsettled == ({key.decode()} & {"a", "b"} if key else set())
     assert str(found).startswith("definition of")
+
+
+def test_a_deletion_takes_an_integer_for_its_digits_as_documents_do(log: Log) -> None:
+    log.write(document("7"))
+    assert reason(log.write(b'{"id": 7, "version": 2, "deleted": true}', b"7")) == "deleted"
+    assert len(log.history) == 0
 
 
 def test_all_errors_of_a_record_come_at_once(log: Log) -> None:
@@ -245,6 +258,36 @@ records = st.one_of(
         st.integers(1, 5),
     ),
 )
+
+
+RAW = st.one_of(
+    st.sampled_from(
+        ('"a"', '"b"', '"\\ud800"', '"A b"', "7", "true", "null", "1", "2", "NaN", "1e999", f"1e{10**20}", "{")
+    ),
+    st.sampled_from((json.dumps([VISIT]), '[{"kind": "spend", "min": 1e-999}]', '[{"kind": "\\ud800"}]', '{"a": 1}')),
+    st.builds(str.__mul__, st.sampled_from("19"), st.sampled_from((20, 400, 1_001, 4_301))),
+    st.builds(
+        lambda depth, inner: "[" * depth + inner + "]" * depth, st.sampled_from((1, 30, 480, 700, 2_000)), st.text()
+    ),
+)
+RAW_FIELDS = st.sampled_from(("id", "name", "version", "deleted", "conditions", "match", "\\ud800"))
+raw_objects = st.lists(st.tuples(RAW_FIELDS, RAW), max_size=5).map(
+    lambda fields: "".join(("{", ",".join(f'"{name}":{raw}' for name, raw in fields), "}"))
+)
+raw_values = st.none() | st.binary() | (raw_objects | RAW).map(lambda text: text.encode(errors="replace"))
+raw_keys = st.none() | st.binary(max_size=3) | st.sampled_from((b"a", b"b", b"7", b"?", b"{'a': 1}", b"[]", b"True"))
+
+
+@settings(max_examples=1_000, deadline=None)
+@given(st.lists(st.tuples(raw_keys, raw_values), max_size=3))
+def test_whatever_bytes_stand_in_the_log_it_is_read(written: list[tuple[bytes | None, bytes | None]]) -> None:
+    log = Log()
+    log.write(document("a"))
+    for key, value in written:
+        assert str(log.write(value, key))
+    plan_mending(log.history)
+    assert {each.id for each in log.history.definitions()} == set(log.history.snapshot().documents)
+    assert all(document(each).id == each for each in log.history.snapshot().documents)
 
 
 def read(log: Sequence[tuple[int, bytes | None, bytes | None]]) -> DefinitionHistory:

@@ -30,6 +30,7 @@ from conditions.json_values import decode_segments
 from conditions.kinds import (
     AMOUNT_LIMIT,
     KINDS,
+    Condition,
     CustomerCondition,
     EventNameCondition,
     PageVisitCondition,
@@ -384,6 +385,21 @@ def test_half_a_surrogate_pair_is_no_text() -> None:
     found = errors_of(document(segment(name="a\ud800"), segment({**SHOES, "category": ["\udfff"]}, id="b", name="B")))
     assert found["segments[0].name"] == ('expected Unicode text, got half of a surrogate pair in the string "a\\ud800"')
     assert "segments[1].conditions[0].category[0]" in found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_half_a_surrogate_pair_is_reported_in_any_field_of_a_condition(kind: type[Condition]) -> None:
+    name = str(kind.__struct_config__.tag)
+    for field in ("kind", *kind.__struct_fields__):
+        wrong = segment({"kind": name, field: "\ud800"})
+        with pytest.raises(DocumentErrors, match=f"{field}: expected Unicode text, got half of a surrogate pair"):
+            parse_segments(document(wrong))
+
+
+@pytest.mark.parametrize("field", SegmentDocument.__struct_fields__)
+def test_half_a_surrogate_pair_is_reported_in_any_field_of_a_segment(field: str) -> None:
+    with pytest.raises(DocumentErrors, match=f"{field}: expected Unicode text, got half of a surrogate pair"):
+        parse_segments(document(segment() | {field: "\ud800"}))
 
 
 # --- limits ----------------------------------------------------------------------------------------------------------
