@@ -719,11 +719,16 @@ class EventNameCondition(CountCondition, frozen=True, kw_only=True, tag="event")
                 yield f"where[{index}].{field}", message
 
     def predicate(self) -> Predicate:
-        accesses = [value_access(where, where.property, event_properties) for where in self.where]
+        accesses = [value_access(where, path_names(where.property), event_properties) for where in self.where]
         exact = [access for access in accesses if isinstance(access, Exact)]
         other = [access for access in accesses if not isinstance(access, Anything)]
         access: Access = (exact or other or [Anything()])[0]
         return Predicate(self.type, access, _all_of(self.where) if self.where else None)
+
+
+def path_names(dotted: str) -> tuple[str, ...]:
+    """The names that lead to a property or attribute; a name may be empty."""
+    return tuple(dotted.split("."))
 
 
 def event_properties(event: Event) -> Any:
@@ -731,7 +736,7 @@ def event_properties(event: Event) -> Any:
 
 
 def _all_of(wheres: list[Where]) -> Test:
-    tests = [(tuple(where.property.split(".")), where.test()) for where in wheres]
+    tests = [(path_names(where.property), where.test()) for where in wheres]
     return lambda event: all(test(look_up(event.read_properties(), path)) for path, test in tests)
 
 
@@ -766,9 +771,9 @@ class CustomerCondition(Comparison, Condition, frozen=True, kw_only=True, tag="c
     )
 
     def terms(self) -> list[Term]:
-        name, *path = self.attribute.split(".")
+        name, *path = path_names(self.attribute)
         test, inner = self.test(), tuple(path)
-        access = value_access(self, ".".join(path), lambda value: value)
+        access = value_access(self, inner, lambda value: value)
         atom = ValueAtom(f"attribute:{name}", self.identity(), access, lambda value: test(look_up(value, inner)))
         return [(atom, True)]
 

@@ -20,16 +20,15 @@ class Compares(Protocol):
     def ignore_case(self) -> bool: ...
 
 
-def value_access(comparison: Compares, path: str, root: Callable[[Any], Any]) -> Access:
-    """The access for one comparison of what stands at the dotted path below `root(subject)`."""
-    names = tuple(path.split(".")) if path else ()
+def value_access(comparison: Compares, names: tuple[str, ...], root: Callable[[Any], Any]) -> Access:
+    """The access for one comparison of what stands at the path of names below `root(subject)`."""
     folding = comparison.ignore_case
 
     def read(subject: Any) -> Any:
         value = look_up(root(subject), names)
         return fold(value) if folding else value
 
-    slots = f"{'folded' if folding else 'plain'}:{path}"
+    slots = "".join(("folded" if folding else "plain", *(f".{name}" for name in names)))
     expected = fold(comparison.value) if folding else comparison.value
     return _ACCESS[comparison.operator](slots, read, expected)
 

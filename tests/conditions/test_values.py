@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -33,6 +34,14 @@ def entered(condition: dict[str, Any], nested: str, more: str) -> bool:
     event = decode_line(line.encode(), 0)
     assert isinstance(event, Event), event
     return bool(engine.run([event], 0).changes)
+
+
+def entered_of(conditions: dict[str, dict[str, Any]], event_type: str, properties: dict[str, Any]) -> set[str]:
+    """The segments, each of one condition, that an event leads into."""
+    segments = [{"id": each, "name": each, "conditions": [condition]} for each, condition in conditions.items()]
+    engine = PartitionEngine(MemoryStore(), compile_definitions(parse_segments({"segments": segments})))
+    line = {"event_id": "e", "type": event_type, "customer_id": "c", "time": 0, "properties": properties}
+    return {change.segment_id for change in engine.run([decode_line(json.dumps(line).encode(), 0)], 0).changes}
 
 
 def nested_list(depth: int) -> list[Any]:
@@ -77,3 +86,26 @@ def test_whatever_a_document_may_hold_equals_itself_and_nothing_deeper() -> None
         for ignore_case in (False, True):
             is_equal = operator_test("equals", nested_list(depth), ignore_case)
             assert [each for each in range(1, 60) if is_equal(nested_list(each))] == [depth]
+
+
+PATHS = st.lists(st.sampled_from(("", "a", "b")), min_size=1, max_size=3).map(tuple).filter(lambda path: path != ("",))
+OPERATORS = (
+    {"operator": "equals", "value": "X"},
+    {"operator": "starts_with", "value": "X"},
+    {"operator": "contains", "value": "X"},
+)
+
+
+@given(st.lists(PATHS, min_size=1, max_size=4, unique=True), st.sampled_from(OPERATORS))
+def test_a_path_leads_to_what_stands_there_also_by_empty_names(
+    asked: list[tuple[str, ...]], comparison: dict[str, Any]
+) -> None:
+    paths = {f"s{at}": path for at, path in enumerate(asked)}
+    value: Any = "X"
+    for name in reversed(paths["s0"]):
+        value = {name: value}
+    attributes = {each: {"kind": "customer", "attribute": ".".join(path), **comparison} for each, path in paths.items()}
+    assert entered_of(attributes, "customer.update", {"attributes": value}) == {"s0"}
+    wheres = {each: [{"property": ".".join(path), **comparison}] for each, path in paths.items()}
+    events = {each: {"kind": "event", "type": "x", "where": where} for each, where in wheres.items()}
+    assert entered_of(events, "x", value) == {"s0"}
