@@ -137,6 +137,13 @@ def to_document(segment: SegmentDocument) -> dict[str, Any]:
     return document | {"conditions": list(document["conditions"])}
 
 
+def condition_to_document(condition: Condition) -> dict[str, Any]:
+    """The condition as `to_document` has it; any encoder of msgspec writes all digits of its amounts."""
+    document: dict[str, Any] = msgspec.to_builtins(condition, builtin_types=(Decimal,))
+    amounts = {name: msgspec.Raw(str(each).encode()) for name, each in document.items() if isinstance(each, Decimal)}
+    return document | amounts
+
+
 def encode_segment(segment: SegmentDocument) -> bytes:
     """The segment as JSON, byte for byte the same for equal segments. A plain parser may lose digits of amounts."""
     return _canonical.encode(segment)

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from conditions.definitions import Definitions
+from conditions.documents import condition_to_document
 from conditions.events import MICROS_PER_UNIT
 from conditions.features import FOREVER, Atom, CountAtom, SumAtom, Summaries, sum_since
 from conditions.segments import CompiledCondition, Segment
@@ -58,7 +59,7 @@ def _explain(
 ) -> ConditionAnswer:
     holds = condition.holds(summaries, at_ms)
     flips = [flip for flip in sorted(condition.flips_at(summaries, at_ms)) if condition.holds(summaries, flip) != holds]
-    document = msgspec.to_builtins(condition.document)
+    document = condition_to_document(condition.document)
     seen = _seen(condition.terms[0][0], definitions, summaries, at_ms)
     return ConditionAnswer(document, holds, seen, _time(min(flips, default=None)))
 

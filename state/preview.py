@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from conditions.definitions import Definitions, compile_definitions
-from conditions.documents import SegmentDocument
+from conditions.documents import SegmentDocument, condition_to_document
 from conditions.features import Feature
 from conditions.segments import CompiledCondition
 from conditions.times import format_time
@@ -87,7 +87,8 @@ class Preview:
         since = [kept.history_from_ms for kept in map(self._kept.get, _keys(condition)) if kept is not None]
         lost_ms = max((each for each in since if each is not None), default=None)
         complete_from = None if lost_ms is None or not known else format_time(lost_ms)
-        return ConditionPreview(msgspec.to_builtins(condition.document), known, holds if known else None, complete_from)
+        document = condition_to_document(condition.document)
+        return ConditionPreview(document, known, holds if known else None, complete_from)
 
     def _covers(self, feature: Feature) -> bool:
         return covers(self._kept.get(feature.key), coverage_of(feature))

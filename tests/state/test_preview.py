@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from conditions.documents import SegmentDocument, parse_segment
+from conditions.json_values import load_json
 from conditions.segments import SegmentCompiler
 from state.live_engine import LiveEngine
 from state.lookup import CommittedState
@@ -40,6 +42,13 @@ def test_certain_answers_are_those_that_saving_would_give(seed: int) -> None:
                 assert answer is (customer_id in saved), (candidate, customer_id)
     for document in stream.wanted.values():
         assert None not in preview_all(stream, document).values()
+
+
+def test_a_condition_is_told_as_it_stands_in_the_document() -> None:
+    condition, _ = load_json('{"kind": "spend", "min": 123456789.12345678901}')
+    document = parse_segment({"id": "s", "name": "S", "conditions": [condition]})
+    [told] = Preview(document, {}).result().conditions
+    assert load_json(msgspec.json.encode(told.condition).decode()) == (condition, [])
 
 
 def preview_all(stream: Stream, document: SegmentDocument) -> dict[str, bool | None]:
