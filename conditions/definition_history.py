@@ -27,6 +27,7 @@ from conditions.documents import (
 )
 from conditions.json_values import JsonFault, load_json
 from conditions.shared_map import SharedMap
+from conditions.times import MAX_TIME_MS
 from conditions.wording import describe, shorten
 
 KEPT_CHANGES = 20
@@ -170,6 +171,7 @@ class DefinitionHistory:
         if offset < self.position:
             raise ValueError(f"offset {offset} lies behind the position, {self.position}")
         self.position = offset + 1
+        timestamp_ms = min(max(timestamp_ms, 0), MAX_TIME_MS)  # producers may set any, and -1 stands for none
         segment_id = "" if key is None else key.decode(errors="backslashreplace")
         if value is None:
             return self._forget(segment_id, offset, timestamp_ms)

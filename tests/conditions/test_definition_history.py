@@ -17,6 +17,7 @@ from conditions.definition_history import Applied, DefinitionHistory, Definition
 from conditions.definition_plans import plan_mending
 from conditions.documents import SegmentDocument, parse_segment
 from conditions.shared_map import FrozenMap
+from conditions.times import MAX_TIME_MS, format_time, parse_time
 
 VISIT = {"kind": "page_visit", "domain": "shop.example"}
 
@@ -185,6 +186,15 @@ def test_only_the_last_versions_are_kept(log: Log) -> None:
 
 
 # --- snapshots and cost ----------------------------------------------------------------------------------------------
+
+
+@given(st.integers(-(2**63), 2**63 - 1))
+def test_a_change_has_an_instant_that_can_be_told_whatever_timestamp_its_record_has(timestamp_ms: int) -> None:
+    history = DefinitionHistory()
+    for offset, value in enumerate((DefinitionRecord("a", 1, document("a")).encode(), None)):
+        found = history.apply(b"a", value, offset, timestamp_ms)
+        assert isinstance(found, Applied)
+        assert parse_time(format_time(found.change.at_ms)) == min(max(timestamp_ms, 0), MAX_TIME_MS)
 
 
 def test_a_snapshot_stays_as_it_is(log: Log) -> None:
