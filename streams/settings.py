@@ -158,8 +158,8 @@ class Settings(BaseSettings):
             return
         if not self.web_port:
             raise ValueError(
-                f"web_advertise: the ports of {self.processes} processes count up from that of the URL, and with web_port 0 "
-                "they listen on any: set web_port too"
+                f"web_advertise: the ports of {self.processes} processes count up from that of the URL, and "
+                "with web_port 0 they listen on any: set web_port too"
             )
         first = urlsplit(self.web_advertise).port
         if first is None or first + self.processes - 1 > HIGHEST_PORT:
@@ -202,6 +202,13 @@ def worker_url(settings: Settings, port: int | None = None) -> str:
     if settings.web_advertise is not None:
         return settings.web_advertise.rstrip("/")
     return f"http://{_reachable(settings.web_host)}:{port or settings.web_port}"
+
+
+def own_hosts(settings: Settings) -> frozenset[str]:
+    """The names under which a worker with these settings is asked."""
+    advertised = None if settings.web_advertise is None else urlsplit(settings.web_advertise).hostname
+    names = {"localhost", settings.web_host, _reachable(settings.web_host), advertised or ""}
+    return frozenset(name.lower() for name in names if name)
 
 
 def advertised_by_process(settings: Settings, number: int) -> str | None:
