@@ -18,6 +18,7 @@ from state.redefinition import Erasures, Place
 from streams.kafka.errors import Unreachable
 from streams.kafka.security import Connection
 from streams.pace import Pace
+from streams.standstill import Standstill
 
 POLL_MS = 200
 POLL_RECORDS = 1_000
@@ -163,7 +164,9 @@ class _Source:
 
     async def _fetch(self, consumer: AIOKafkaConsumer) -> list[Any]:
         """The next records; none once the end is reached."""
+        standstill = Standstill(self.place, self._end)
         while (position := await consumer.position(self.place)) < self._end:
+            standstill.note(position)
             self.read = position - self._start
             await self._pace.until_due()
             with self._pace.piece():

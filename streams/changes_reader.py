@@ -12,6 +12,7 @@ from conditions.changes import Change
 from connectors.changes import decode_change
 from state.activity import KEPT_CHANGES
 from streams.kafka.security import Connection
+from streams.standstill import Standstill
 
 POLL_MS = 200
 POLL_RECORDS = 500
@@ -64,7 +65,9 @@ async def _slice(
     changes: list[Change] = []
     consumer.seek(place, begin)
     # Transaction markers take offsets and are no records, so the position is what has to reach the end.
-    while await consumer.position(place) < end:
+    standstill = Standstill(place, end)
+    while (position := await consumer.position(place)) < end:
+        standstill.note(position)
         got = await consumer.getmany(place, timeout_ms=POLL_MS, max_records=POLL_RECORDS)
         changes += [decode_change(each.value) for each in got.get(place, ()) if each.offset < end]
         await asyncio.sleep(pause_s)

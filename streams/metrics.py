@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter as Tally
+from collections.abc import Collection
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -62,7 +63,13 @@ class Metrics:
         )
         self.ready = Gauge("rollcall_ready", "1 when every assigned partition is open", registry=registry)
 
-    def count(self, number: int, result: BatchResult) -> None:
+    def keep_only(self, owned: Collection[int], standbys: Collection[int]) -> None:
+        """Let go of how other partitions stand: a sum over all workers would count those twice."""
+        for gauge in (self.lag, self.clock, self.customers, self.deadlines_late, self.definitions_waiting):
+            _keep_only(gauge, {*owned})
+        _keep_only(self.restore_remaining, {*owned, *standbys})
+
+    def count(self, result: BatchResult) -> None:
         """Take note of a committed batch."""
         self.events.labels("applied").inc(result.consumed - len(result.rejected))
         self.events.labels("rejected").inc(len(result.rejected))
@@ -70,6 +77,9 @@ class Metrics:
             self.changes.labels(kind, reason).inc(count)
         for code, count in Tally(each.code for each in result.rejected).items():
             self.rejected.labels(code).inc(count)
-        partition = str(number)
-        self.clock.labels(partition).set(result.marker.clock_ms / 1000)
-        self.customers.labels(partition).set(result.marker.customers)
+
+
+def _keep_only(gauge: Gauge, partitions: Collection[int]) -> None:
+    told = {sample.labels["partition"] for family in gauge.collect() for sample in family.samples}
+    for label in told - {str(number) for number in partitions}:
+        gauge.remove(label)

@@ -206,11 +206,11 @@ class Opener:
         if position is None:
             store.clear()  # what a restore that was interrupted has left
         restorer = Restorer(store, self._topic)
-        remaining = self._metrics.restore_remaining.labels(str(number))
+        remaining, label = self._metrics.restore_remaining, str(number)
 
         async def on_batch(batch: ChangelogBatch) -> None:
             restorer.apply(batch.records, batch.position, _now_ms())
-            remaining.set(batch.total - batch.done)
+            remaining.labels(label).set(batch.total - batch.done)
 
         async def on_stalled() -> None:
             if ends_transactions:
@@ -227,7 +227,7 @@ class Opener:
         )
         for _ in restorer.finish(restored.position, _now_ms()):
             await asyncio.sleep(0)
-        remaining.set(0)
+        remaining.labels(label).set(0)
         if ends_transactions:
             log.info(
                 "partition_restored", partition=number, records=restored.records, seconds=round(restored.elapsed_s, 2)

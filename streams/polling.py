@@ -320,14 +320,15 @@ class PollingThread(driver.AIOKafkaConsumerThread):
             self._note_ends(consumer)
             return {}
         taken = await super()._fetch_records(consumer, open_places, IDLE_POLL_S)
+        epochs = self._epochs  # read once: the worker's thread puts another in its place at any moment
         records = Records(
             {
                 TP(*place): list(chain.from_iterable(batches))
                 for place, batches in taken.items()
-                if batches and place.partition in self._epochs
+                if batches and place.partition in epochs
             }
         )
-        records.epochs = dict(self._epochs)
+        records.epochs = dict(epochs)
         records.before = {tp: self._delivered[tp] for tp in records}
         for tp, found in records.items():
             self._delivered[tp] += len(found)

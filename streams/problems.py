@@ -16,6 +16,7 @@ from streams.kafka.errors import StreamsError
 log = structlog.get_logger(__name__)
 
 RETRY_AFTER_S = 5
+MOST_DIGITS = 20  # of a number in the query
 NOT_NOW = "Not ready to answer"
 TITLES = {
     400: "Bad request",
@@ -112,6 +113,7 @@ def number_of(request: web.Request, name: str, default: int, least: int, most: i
     text = request.query.get(name)
     if text is None:
         return default
-    if not (text.isascii() and text.isdigit() and least <= int(text[:20]) <= most):
-        raise Refusal(400, f"{name}: expected an integer from {least} to {most:,}, got {text[:40]!r}")
+    is_number = text.isascii() and text.isdigit() and len(text) <= MOST_DIGITS
+    if not (is_number and least <= int(text) <= most):
+        raise Refusal(400, f"{name}: expected an integer from {least:,} to {most:,}, got {text[:40]!r}")
     return int(text)

@@ -18,7 +18,7 @@ from typing import IO
 import structlog
 
 from deploy.child import Child
-from streams.settings import PREFIX, Settings, environment_of
+from streams.settings import PREFIX, Settings, advertised_by_process, environment_of
 from streams.stopping import Stop, signals_to
 
 log = structlog.get_logger(__name__)
@@ -28,10 +28,11 @@ STOP_WITHIN_S = 15.0  # a worker ends itself after eight, whatever Kafka does
 
 
 def process_settings(settings: Settings, number: int) -> Settings:
-    """What the process of that number works with: its own folder, always the same, and its own port."""
+    """What the process of that number works with: its own folder, always the same, and its own port and URL."""
     own = {
         "data_dir": settings.data_dir / f"process-{number}",
         "web_port": settings.web_port and settings.web_port + number,
+        "web_advertise": advertised_by_process(settings, number),
     }
     return settings.model_copy(update=own)
 

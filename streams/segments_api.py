@@ -32,9 +32,12 @@ from conditions.definition_plans import (
 )
 from conditions.documents import DocumentError, DocumentErrors, SegmentDocument, parse_segment
 from conditions.json_values import JsonFault, load_json
+from conditions.times import MAX_TIME_MS
 from conditions.wording import describe, shorten
+from state.activity import LAST_DAY
 from streams.definitions import DefinitionsFollower, DefinitionsWriter
 from streams.kafka.errors import RecordTooLarge
+from streams.own_hosts import host_name
 from streams.problems import Handler, Refusal, explained, json_answer, number_of, problem
 from streams.segments_commands import change_value, definition_in_force, summary
 from streams.settings import Settings
@@ -47,7 +50,7 @@ FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "V
 ETAGS = re.compile(r'\s*(?:(W/)?"([^"]*)")\s*(?:,|$)')
 
 SAMPLED_CUSTOMERS, MOST_SAMPLED_CUSTOMERS = 1_000, 10_000
-LATEST_MS = 253_402_300_799_999
+EARLIEST_MS = LAST_DAY.length_ms  # what is told of the day before begins in 1970 at the earliest
 UNSAVED_ID = "preview"  # where the document names none
 
 
@@ -115,7 +118,7 @@ class _SegmentsApi:
         return {"settled": segment_id not in self._history.unsettled, "problems": problems}
 
     async def partitions(self, request: web.Request) -> web.Response:
-        at_ms = number_of(request, "at", -1, 0, LATEST_MS)
+        at_ms = number_of(request, "at", -1, EARLIEST_MS, MAX_TIME_MS)
         partitions = await self._views.here(request.match_info["id"], None if at_ms < 0 else at_ms)
         return json_answer({"partitions": partitions})
 
@@ -233,19 +236,23 @@ class WriteGuard:
 
 
 def _check_origin(request: web.Request) -> None:
-    """Refuse what a page of somebody else makes a browser on this machine send, also under a name that leads here."""
+    """Refuse what a page of somebody else makes a browser on this machine send, also under a name that leads here.
+
+    The worker's other names will not do: under them come those whom a plain tunnel on this machine lets in.
+    """
     host = request.headers.get(hdrs.HOST, "")
-    if _host_name(f"//{host}") not in LOCAL_NAMES:
+    if host_name(host) not in LOCAL_NAMES:
         raise WriteRefused(403, f"without the setting api_token the host is to be localhost, not {describe(host)}")
     origin = request.headers.get(hdrs.ORIGIN)
-    is_foreign = origin is not None and urlsplit(origin).netloc.lower() != host.lower()
+    is_foreign = origin is not None and _place(origin) != host.lower()
     if is_foreign or request.headers.get("Sec-Fetch-Site", "none") not in {"none", "same-origin"}:
         raise WriteRefused(403, f"requests of another origin are refused: {describe(origin)}")
 
 
-def _host_name(url: str) -> str | None:
+def _place(url: str) -> str | None:
+    """Host and port, None where it is no URL."""
     try:
-        return urlsplit(url).hostname
+        return urlsplit(url).netloc.lower()
     except ValueError:
         return None
 

@@ -168,17 +168,18 @@ async def _work(
     running = asyncio.create_task(worker.run())
     crashed = asyncio.create_task(app.wait_until_stopped())
     following = asyncio.create_task(_nothing() if live is None else live.follower.ended())
-    await asyncio.wait({running, crashed, following}, return_when=asyncio.FIRST_COMPLETED)
-    if following.done():
-        following.result()
-    following.cancel()
-    unexpected = not running.done()
-    worker.stop()
     try:
-        await running
+        await asyncio.wait({running, crashed, following}, return_when=asyncio.FIRST_COMPLETED)
+        unexpected = not running.done()
+        if following.done():
+            following.result()
     finally:
+        worker.stop()
+        following.cancel()
+        await asyncio.wait({running})
         await app.stop()
         await asyncio.gather(crashed, return_exceptions=True)
+    running.result()
     if unexpected:
         reason = f": {app.crash_reason!r}" if app.crash_reason is not None else ", see the log above for the reason"
         raise Refused(f"the consumer of group {settings.app_id} ended by itself{reason}")

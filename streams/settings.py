@@ -10,6 +10,7 @@ import socket
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
@@ -101,7 +102,8 @@ class Settings(BaseSettings):
     web_advertise: str | None = Field(
         None,
         pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$",
-        description="URL under which other workers and clients reach this one; default: http://web_host:web_port",
+        description="URL under which other workers and clients reach this one, and with several processes the first, "
+        "each other at the next port; default: http://web_host:web_port",
     )
     api_token: SecretStr | None = Field(
         None,
@@ -121,6 +123,18 @@ class Settings(BaseSettings):
     def _none_for_empty(cls, value: Any) -> Any:
         return None if value == "" else value
 
+    @field_validator("web_advertise")
+    @classmethod
+    def _has_host_and_port(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                is_whole = bool(urlsplit(value).hostname) and urlsplit(value).port != 0
+            except ValueError:
+                is_whole = False
+            if not is_whole:
+                raise ValueError(f"expected a URL such as http://worker-1.example:6066, got {value!r}")
+        return value
+
     @model_validator(mode="after")
     def _agree(self) -> Self:
         if len(set(self.topics)) != len(self.topics):
@@ -134,9 +148,26 @@ class Settings(BaseSettings):
                 f"web_port: {self.processes} processes need the ports {self.web_port} to "
                 f"{self.web_port + self.processes - 1}, and {HIGHEST_PORT} is the highest there is; 0: any free ones"
             )
+        self._require_ports_to_advertise()
         if self.security_protocol.startswith("SASL") and None in (self.sasl_mechanism, self.sasl_username):
             raise ValueError("security_protocol: SASL needs sasl_mechanism, sasl_username and sasl_password")
         return self
+
+    def _require_ports_to_advertise(self) -> None:
+        if self.web_advertise is None or self.processes == 1:
+            return
+        if not self.web_port:
+            raise ValueError(
+                f"web_advertise: the ports of {self.processes} processes count up from that of the URL, and "
+                "with web_port 0 they listen on any: set web_port too"
+            )
+        first = urlsplit(self.web_advertise).port
+        if first is None or first + self.processes - 1 > HIGHEST_PORT:
+            raise ValueError(
+                f"web_advertise: {self.processes} processes are told apart by their ports, counted up from that of the "
+                f"URL, and {self.web_advertise!r} has none to count up to {HIGHEST_PORT}: name the first one's, as in "
+                f"http://worker-1.example:6066, or start {self.processes} workers with a web_advertise each"
+            )
 
     @property
     def idle_grace_ms(self) -> int:
@@ -171,6 +202,23 @@ def worker_url(settings: Settings, port: int | None = None) -> str:
     if settings.web_advertise is not None:
         return settings.web_advertise.rstrip("/")
     return f"http://{_reachable(settings.web_host)}:{port or settings.web_port}"
+
+
+def own_hosts(settings: Settings) -> frozenset[str]:
+    """The names under which a worker with these settings is asked."""
+    advertised = None if settings.web_advertise is None else urlsplit(settings.web_advertise).hostname
+    names = {"localhost", settings.web_host, _reachable(settings.web_host), advertised or ""}
+    return frozenset(name.lower() for name in names if name)
+
+
+def advertised_by_process(settings: Settings, number: int) -> str | None:
+    """What the process of that number advertises: as it listens, at the port that comes so much later."""
+    if settings.web_advertise is None or number == 0:
+        return settings.web_advertise
+    url = urlsplit(settings.web_advertise)
+    assert url.port is not None, "settings of several processes are checked for it"
+    place = url.netloc.removesuffix(f":{url.port}")
+    return url._replace(netloc=f"{place}:{url.port + number}").geturl()
 
 
 def _reachable(host: str) -> str:

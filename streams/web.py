@@ -12,6 +12,7 @@ from state.store import StateError
 from streams.customers_api import routes as customer_routes
 from streams.live_definitions import LiveDefinitions
 from streams.metrics import Metrics
+from streams.own_hosts import own_hosts_only
 from streams.redefining import standing_value
 from streams.segment_views import SegmentViews
 from streams.segments_api import routes as segment_routes
@@ -39,7 +40,7 @@ class WebServer:
 
     async def start(self) -> None:
         """Listen. Raises StateError where the port is taken."""
-        app = web.Application()
+        app = web.Application(middlewares=[own_hosts_only(self._settings)])
         app.router.add_get("/livez", self._livez)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/metrics", self._metrics_page)

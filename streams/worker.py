@@ -180,15 +180,28 @@ class Worker:
         )
 
     def observe(self) -> None:
-        """Bring those metrics up to date that tell how things stand, and not what was done."""
-        for number, partition in self._partitions.items():
-            marker = partition.engine.marker
-            self._metrics.lag.labels(str(number)).set(partition.lag(self._fetcher.ends))
-            self._metrics.deadlines_late.labels(str(number)).set(partition.engine.is_behind(marker.clock_ms))
+        """Bring those metrics up to date that tell how things stand, and not what was done.
+
+        Of this worker's own partitions only: what the group takes back, another one tells.
+        """
+        membership = self._membership
+        owned = frozenset[int]() if membership is None else membership.partitions
+        self._metrics.keep_only(owned, frozenset() if membership is None else membership.standbys)
+        for number in owned & self._partitions.keys():
+            self._observe_partition(number, self._partitions[number])
         self._metrics.definitions_waiting.clear()
         for number, redefining in self.redefinitions().items():
-            waits = self._wanted is not None and redefining.is_behind(self._wanted)
-            self._metrics.definitions_waiting.labels(str(number)).set(waits)
+            if number in owned:
+                waits = self._wanted is not None and redefining.is_behind(self._wanted)
+                self._metrics.definitions_waiting.labels(str(number)).set(waits)
+
+    def _observe_partition(self, number: int, partition: Partition) -> None:
+        marker, metrics, label = partition.engine.marker, self._metrics, str(number)
+        metrics.lag.labels(label).set(partition.lag(self._fetcher.ends))
+        metrics.deadlines_late.labels(label).set(partition.engine.is_behind(marker.clock_ms))
+        metrics.customers.labels(label).set(marker.customers)
+        if marker.clock_ms:  # it has none before its first record
+            metrics.clock.labels(label).set(marker.clock_ms / 1000)
 
     @property
     def answers(self) -> dict[int, PartitionAnswers]:
@@ -330,7 +343,7 @@ class Worker:
             each.partition.commit(each.result)
         self._on_step("written")
         for each in decided:
-            self._metrics.count(each.partition.number, each.result)
+            self._metrics.count(each.result)
 
     def _outgoing(self, decided: Decided) -> list[Outgoing]:
         checkpoint = Checkpoint(

@@ -76,8 +76,8 @@ class MeteredWorker(Worker):
 
 
 class MeteredMetrics(Metrics):
-    def count(self, number: int, result: BatchResult) -> None:
-        super().count(number, result)
+    def count(self, result: BatchResult) -> None:
+        super().count(result)
         METER.applied += result.consumed
         if METER.last is None and 0 < total_events() <= METER.applied:
             METER.last = note()

@@ -113,6 +113,14 @@ async def test_older_changes_are_read_back_and_then_followed(serve: Callable[...
     assert "changes: expected an integer" in await problem(client, "/api/customers/bert?changes=-1", 400)
 
 
+@pytest.mark.parametrize("digits", ["0" * 20 + "5000000", "0" * 5_001, "9" * 21])
+async def test_a_number_of_too_many_digits_is_refused(serve: Callable[..., Any], digits: str) -> None:
+    client = await serve(Owned(partition_with("anna")))
+    detail = await problem(client, f"/api/customers/anna?changes={digits}", 400)
+    assert detail.startswith("changes: expected an integer from 0 to 1,000, got ")
+    assert len(detail) < 100
+
+
 async def test_what_was_decided_and_not_committed_is_not_seen(serve: Callable[..., Any]) -> None:
     partition = partition_with("anna")
     client = await serve(Owned(partition))

@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 import gc
 import weakref
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from types import SimpleNamespace
 from typing import Any, NamedTuple
+from unittest.mock import Mock
 
 import pytest
 from aiokafka.consumer.fetcher import READ_COMMITTED, Fetcher, PartitionRecords
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.polling import FETCH_EVERY_S, AskingFetcher, FetchedBatches
+from streams.polling import FETCH_EVERY_S, AskingFetcher, FetchedBatches, PollingThread
 
 
 class Clock:
@@ -149,3 +153,34 @@ def test_a_response_is_let_go_once_its_records_are_taken() -> None:
         assert response() is None, "a cycle keeps it, megabytes, until garbage is collected"
     finally:
         gc.enable()
+
+
+class ClosingBatches(list[list[Any]]):
+    """Batches during whose taking the worker's thread closes all partitions."""
+
+    def __init__(self, thread: PollingThread, *batches: list[Any]) -> None:
+        super().__init__(batches)
+        self._thread = thread
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        self._thread.close_partitions()
+        return super().__iter__()
+
+
+async def test_a_partition_closed_while_records_are_taken_leaves_them_the_epoch_they_were_fetched_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    place = TP("t", 0)
+    thread = object.__new__(PollingThread)
+    thread.paused, thread._epochs, thread._delivered = frozenset(), {0: 5}, defaultdict(int)
+    thread.consumer = Mock(flow_active=True)
+
+    async def fetch(*_: Any) -> dict[TP, ClosingBatches]:
+        return {place: ClosingBatches(thread, [(b"value", b"key", 1_000, 7)])}
+
+    monkeypatch.setattr(driver.AIOKafkaConsumerThread, "_fetch_records", fetch)
+    monkeypatch.setattr(PollingThread, "_note_ends", lambda *_: None)
+    records = await thread._fetch_records(Mock(), {place})
+    assert set(records) == {place}
+    assert records.epochs == {0: 5}
+    assert thread._epochs == {}

@@ -14,7 +14,7 @@ import structlog
 
 from streams.logs import configure_logs
 from streams.processes import process_settings
-from streams.settings import Settings, load_settings
+from streams.settings import Settings, load_settings, worker_url
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +41,19 @@ def test_any_free_port_stays_any_free_port() -> None:
 
 def test_the_highest_port_can_be_used() -> None:
     assert layout(load_settings({"processes": "2", "web_port": "65534"}))[1] == ("data/process-1", 65535)
+
+
+@pytest.mark.parametrize(
+    ("first", "third"),
+    [
+        ("http://worker.example:6066", "http://worker.example:6068"),
+        ("https://[2001:db8::1]:7000/rollcall", "https://[2001:db8::1]:7002/rollcall"),
+    ],
+)
+def test_each_process_advertises_a_port_of_its_own(first: str, third: str) -> None:
+    settings = load_settings({"processes": "3", "web_advertise": first})
+    urls = [worker_url(process_settings(settings, number)) for number in range(3)]
+    assert (urls[0], urls[2], len(set(urls))) == (first, third, 3)
 
 
 def test_all_else_is_the_same_in_every_process() -> None:

@@ -14,6 +14,7 @@ from aiohttp.test_utils import TestClient, TestServer, make_mocked_request
 
 from streams.definitions import DefinitionsFollower, DefinitionsWriter
 from streams.definitions_log import MemoryDefinitionsLog
+from streams.own_hosts import own_hosts_only
 from streams.segment_views import SegmentViews
 from streams.segments_api import WriteGuard, WriteRefused, routes
 from streams.settings import Settings
@@ -38,7 +39,7 @@ class Api:
 
     async def start(self) -> Client:
         await self.follower.start()
-        app = web.Application()
+        app = web.Application(middlewares=[own_hosts_only(self.settings)])
         writer = DefinitionsWriter(self.log, self.follower)
         views = SegmentViews(self.owned, lambda _: {})
         app.add_routes(routes(self.follower, writer, self.settings, views))
@@ -167,6 +168,7 @@ async def test_with_a_token_only_who_knows_it_writes(new_client: Callable[..., A
     [
         {"Origin": "https://evil.example"},
         {"Origin": "null"},
+        {"Origin": "http://["},
         {"Sec-Fetch-Site": "cross-site"},
         {"Host": "evil.example"},
         {"X-Forwarded-For": "203.0.113.1"},
@@ -175,6 +177,16 @@ async def test_with_a_token_only_who_knows_it_writes(new_client: Callable[..., A
 async def test_without_a_token_browsers_and_proxies_are_refused(client: Client, headers: dict[str, str]) -> None:
     await problem(await client.put("/api/segments/a", json=DOCUMENT, headers=headers), 403)
     await problem(await client.delete("/api/segments/a", headers=headers), 403)
+
+
+async def test_without_a_token_the_advertised_name_is_for_asking_and_not_for_writing(
+    new_client: Callable[..., Any],
+) -> None:
+    client = await new_client(web_advertise="https://rollcall.example")
+    headers = {"Host": "rollcall.example"}
+    assert (await client.get("/api/segments", headers=headers)).status == 200
+    value = await problem(await client.put("/api/segments/a", json=DOCUMENT, headers=headers), 403)
+    assert "the host is to be localhost" in value["detail"]
 
 
 async def test_a_page_of_the_same_origin_may_write(client: Client) -> None:
@@ -193,6 +205,19 @@ def test_without_a_token_only_this_machine_may_write(remote: str | None, may: bo
     )
     with nullcontext() if may else pytest.raises(WriteRefused, match="this machine only"):
         WriteGuard(None).check(request)
+
+
+@pytest.mark.parametrize("at", ["0", "86399999", "253402300800000", "0" * 30])
+async def test_an_instant_that_cannot_be_told_is_refused_with_the_range(at: str) -> None:
+    api = Api(OwnedPartition())
+    client = await api.start()
+    try:
+        value = await problem(await client.get(f"/api/segments/a/partitions?at={at}"), 400)
+        assert "at: expected an integer from 86,400,000 to 253,402,300,799,999, got" in value["detail"]
+        for told in ("86400000", "253402300799999"):
+            assert (await client.get(f"/api/segments/a/partitions?at={told}")).status == 200
+    finally:
+        await api.stop()
 
 
 async def test_records_that_were_ignored_are_listed() -> None:

@@ -84,6 +84,18 @@ def test_every_wrong_setting_is_reported_at_once_with_where_it_can_be_set() -> N
         ({"changes_topic": ""}, "changes_topic (flag --changes-topic"),
         ({"processes": "0"}, "processes (flag --processes, variable ROLLCALL_PROCESSES, key in rollcall.toml): "),
         ({"processes": "3", "web_port": "65534"}, "web_port: 3 processes need the ports 65534 to 65536, and 65535 is"),
+        (
+            {"processes": "2", "web_advertise": "https://a.example/b"},
+            "2 processes are told apart by their ports, counted",
+        ),
+        (
+            {"processes": "2", "web_advertise": "http://a.example:65535"},
+            "has none to count up to 65535: name the first",
+        ),
+        (
+            {"processes": "2", "web_advertise": "http://a.example:7000", "web_port": "0"},
+            "with web_port 0 they listen on any: set web_port too",
+        ),
         ({"security_protocol": "SASL_SSL"}, "SASL needs sasl_mechanism, sasl_username and sasl_password"),
     ],
 )
@@ -147,7 +159,10 @@ def test_a_worker_advertises_where_it_listens_unless_told_otherwise(
     assert worker_url(load_settings(flags), port) == url
 
 
-@pytest.mark.parametrize("wrong", ["worker-1:6066", "ftp://worker-1", "http://", "http://worker-1?a=b"])
+@pytest.mark.parametrize(
+    "wrong",
+    ["worker-1:6066", "ftp://worker-1", "http://", "http://worker-1?a=b", "http://[", "http://:1", "http://a:x"],
+)
 def test_what_is_advertised_is_a_url(wrong: str) -> None:
     [complaint] = complaints({"web_advertise": wrong})
     assert complaint.startswith("web_advertise (flag --web-advertise, ")
