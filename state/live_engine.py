@@ -29,7 +29,9 @@ from state.redefinition import (
     read_coverage,
     read_redefinition,
     segment_key,
-    write_redefinition,
+    write_begun,
+    write_ended,
+    write_progress,
 )
 from state.store import Store
 
@@ -92,7 +94,12 @@ class LiveEngine(PartitionEngine):
 
     def can_begin(self) -> bool:
         """Whether a redefinition may begin: none is under way, and no deadline is overdue that the old ones owe."""
-        return self.redefinition is None and not self._overlay.due(self.marker.clock_ms, 1)
+        return self.redefinition is None and not self.is_owing
+
+    @property
+    def is_owing(self) -> bool:
+        """Whether a deadline is overdue: the segments that are in force now have to decide it."""
+        return bool(self._overlay.due(self.marker.clock_ms, 1))
 
     def begin_redefinition(self, position: int, changed: list[ChangedSegment], ends: Mapping[str, int]) -> BatchResult:
         """Decide to take these changes, with everything of the definitions topic before `position`.
@@ -111,7 +118,8 @@ class LiveEngine(PartitionEngine):
         else:
             self.redefinition = redefinition
             self._begin_backfill(redefinition)
-            write_redefinition(result.writes, redefinition)
+        if self.redefinition is not None:
+            write_begun(result.writes, self.redefinition)
         return self._staged(result)
 
     @property
@@ -132,16 +140,21 @@ class LiveEngine(PartitionEngine):
         return self._staged(computation.result(0))
 
     def finish_backfill(self, history_from_ms: int | None) -> BatchResult:
-        """Everything that is there was read back: the new segments come into force."""
+        """Everything that is there was read back: the new segments come into force. Not while it `is_owing`."""
         redefinition = self._under_way("backfill")
         redefinition.history_from_ms = history_from_ms
         result = self._nothing()
         self._activate(redefinition, result)
+        self._write_standing(redefinition, result)
         return self._staged(result)
 
-    def scan(self, now_ms: int, most_customers: int) -> BatchResult:
-        """Ask the next customers about the changed segments; after the last the redefinition is over."""
+    def scan(self, now_ms: int, most_customers: int, most_questions: int) -> BatchResult:
+        """Ask the next customers about the changed segments; after the last the redefinition is over.
+
+        Each changed segment is a question to each customer; one customer at least is asked.
+        """
         redefinition = self._under_way("scan")
+        most_customers = max(1, min(most_customers, most_questions // max(1, len(redefinition.changed))))
         keys = [key for key, _ in islice(self.store.scan(after=redefinition.cursor), most_customers)]
         limit = (self.marker.clock_ms + 1, "")
         customers = self._cache.visit(key.decode() for key in keys if not is_spill(key))
@@ -152,7 +165,7 @@ class LiveEngine(PartitionEngine):
         redefinition.scanned += len(customers)
         if len(keys) < most_customers:
             self.redefinition = self.asking = None
-        write_redefinition(result.writes, self.redefinition)
+        self._write_standing(redefinition, result)
         return self._staged(result)
 
     def history_from_ms(self, segment_id: str) -> int | None:
@@ -213,6 +226,7 @@ class LiveEngine(PartitionEngine):
 
     def _activate(self, redefinition: Redefinition, result: BatchResult) -> None:
         """The new segments are in force from here on; customers are asked one by one."""
+        assert not self.is_owing, "what is overdue would be forgotten"
         for feature in self._missing(redefinition):
             coverage = coverage_of(feature, redefinition.history_from_ms)
             result.writes.meta.append((coverage_key(feature.key), msgspec.msgpack.encode(coverage)))
@@ -230,8 +244,13 @@ class LiveEngine(PartitionEngine):
             self._begin_asking(redefinition)
         else:
             self.redefinition = self.asking = None
-        write_redefinition(result.writes, self.redefinition)
         result.writes.meta.append(self._marker_value(result))
+
+    def _write_standing(self, begun: Redefinition, result: BatchResult) -> None:
+        if self.redefinition is None:
+            write_ended(result.writes, begun)
+        else:
+            write_progress(result.writes, begun)
 
     def _install(self, redefinition: Redefinition) -> None:
         prepared = {segment.id: segment for segment in self._prepared}

@@ -30,6 +30,7 @@ from state.store import Store, WriteSet
 Place = tuple[int, int, int]  # of a record: the timestamp its topic has come to, the topic's order, the offset
 
 REDEFINITION_KEY = b"\xffredefinition"
+CHANGED_MARK = b"\xffchanged|"
 SEGMENT_MARK = b"\xffsegment|"
 COVERAGE_MARK = b"\xffcoverage|"
 LISTED = b"\xfflisted"
@@ -110,13 +111,38 @@ def segment_key(segment_id: str) -> bytes:
 def read_redefinition(store: Store) -> Redefinition | None:
     """The redefinition under way; None where there is none."""
     found = store.get_meta(REDEFINITION_KEY)
-    return None if found is None else msgspec.msgpack.decode(found, type=Redefinition)
+    if found is None:
+        return None
+    redefinition = msgspec.msgpack.decode(found, type=Redefinition)
+    changed = [msgspec.msgpack.decode(value, type=ChangedSegment) for _, value in store.scan_meta(CHANGED_MARK)]
+    # A build that kept them all in the one record may have begun it.
+    return msgspec.structs.replace(redefinition, changed=changed or redefinition.changed)
 
 
-def write_redefinition(writes: WriteSet, redefinition: Redefinition | None) -> None:
-    """Let a batch's write say how far the redefinition is; None ends it."""
-    value = None if redefinition is None else msgspec.msgpack.encode(redefinition)
-    writes.meta.append((REDEFINITION_KEY, value))
+# Each changed segment is a record of its own: thousands in one would be more than a topic takes, and all of them would
+# be written again with each step.
+
+
+def write_begun(writes: WriteSet, redefinition: Redefinition) -> None:
+    """Let a batch's write begin a redefinition, with the segments that it changes."""
+    writes.meta.extend((_changed_key(each), msgspec.msgpack.encode(each)) for each in redefinition.changed)
+    write_progress(writes, redefinition)
+
+
+def write_progress(writes: WriteSet, redefinition: Redefinition) -> None:
+    """Let a batch's write say how far a redefinition is that was begun."""
+    progress = msgspec.structs.replace(redefinition, changed=[])
+    writes.meta.append((REDEFINITION_KEY, msgspec.msgpack.encode(progress)))
+
+
+def write_ended(writes: WriteSet, redefinition: Redefinition) -> None:
+    """Let a batch's write end a redefinition that was begun."""
+    writes.meta.extend((_changed_key(each), None) for each in redefinition.changed)
+    writes.meta.append((REDEFINITION_KEY, None))
+
+
+def _changed_key(changed: ChangedSegment) -> bytes:
+    return CHANGED_MARK + changed.id.encode()
 
 
 class CompiledChange(msgspec.Struct):

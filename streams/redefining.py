@@ -23,6 +23,7 @@ from streams.pace import Pace
 log = structlog.get_logger(__name__)
 
 SCANNED_CUSTOMERS = 1_000
+SCANNED_QUESTIONS = 20_000  # one is one customer and one changed segment
 READ_AHEAD_BATCHES = 2
 AGAIN_S = 1.0
 LONGEST_PAUSE_S = 30.0
@@ -83,6 +84,7 @@ class Redefining:
         self._reading: asyncio.Task[None] | None = None
         self._reader: BackfillReader | None = None
         self._batches: asyncio.Queue[list[Event] | None] = asyncio.Queue(READ_AHEAD_BATCHES)
+        self._is_read_back = False
         self._compared = False  # whether every segment has been compared with the history, once
         self._noted = 0  # the redefinition that was begun or resumed here
 
@@ -100,7 +102,7 @@ class Redefining:
         if redefinition.stage == "backfill":
             return self._read_back(redefinition)
         with self._pace.piece():
-            return engine.scan(now_ms, SCANNED_CUSTOMERS)
+            return engine.scan(now_ms, SCANNED_CUSTOMERS, SCANNED_QUESTIONS)
 
     def reset(self) -> None:
         """Begin anew with what the engine has taken from its store."""
@@ -112,6 +114,7 @@ class Redefining:
         if self._reading is not None:
             self._reading.cancel()
             self._reading = self._reader = None
+        self._is_read_back = False
         self._batches = asyncio.Queue(READ_AHEAD_BATCHES)
 
     def is_behind(self, wanted: WantedDefinitions) -> bool:
@@ -167,12 +170,21 @@ class Redefining:
                 self._pace,
             )
             self._reading = asyncio.create_task(self._fill(self._reader))
+        if self._is_read_back:
+            return self._finish()
         if self._batches.empty():
             return None
         events = self._batches.get_nowait()
         if events is not None:
             with self._pace.piece():
                 return self._engine.backfill(events)
+        self._is_read_back = True
+        return self._finish()
+
+    def _finish(self) -> BatchResult | None:
+        """Let the new segments come into force, once nothing is overdue that the old ones owe."""
+        if self._engine.is_owing:
+            return None
         assert self._reader is not None, "what ended had begun"
         history_from_ms = self._reader.history_from_ms
         log.info("backfill_read", partition=self._number, history_from_ms=history_from_ms)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 import pytest
@@ -13,9 +13,10 @@ from conditions.events import Event, Rejected
 from conditions.segments import SegmentCompiler
 from connectors.json_events import decode_line, decode_record
 from state.customers import decode_customer, is_spill
+from state.engine import BatchResult
 from state.live_engine import LiveEngine
 from state.memory_store import MemoryStore
-from state.redefinition import Erasures
+from state.redefinition import CHANGED_MARK, Erasures, read_redefinition
 from tests.cases import case
 from tests.oracle import replay
 
@@ -130,7 +131,7 @@ class Stream:
             engine.begin_redefinition(self.position, changed, self.ends)
             self.backfill = None
         elif engine.redefinition.stage == "scan":
-            engine.scan(0, self.chance.randint(1, 4))
+            engine.scan(0, self.chance.randint(1, 4), self.chance.randint(1, 12))
         else:
             self.read_back()
         self.commit_or_crash()
@@ -366,3 +367,92 @@ def test_only_what_is_not_kept_well_enough_is_read_back(
     begin(engine, 2, after)
 
     assert (None if engine.redefinition is None else engine.redefinition.stage) == stage
+
+
+def documents_of(ids: Iterable[str], **condition: object) -> list[SegmentDocument]:
+    segments = [VISITED | {"id": each, "name": each, "conditions": [condition]} for each in ids]
+    return parse_segments({"segments": segments})
+
+
+def begin_all(engine: LiveEngine, position: int, documents: Sequence[SegmentDocument]) -> BatchResult:
+    wanted = {document.id: document for document in documents}
+    changed = engine.differences(wanted, wanted.get, lambda _: position)
+    return engine.begin_redefinition(position, changed, {TOPICS[0]: 1})
+
+
+def screens(customers: int) -> list[Event | Rejected]:
+    return [
+        decode_record(
+            msgspec.json.encode(
+                {"event_id": "1", "type": "app.screen", "customer_id": f"c{number}", "properties": {"screen": "cart"}}
+            ),
+            f"c{number}".encode(),
+            1_000,
+            number,
+            TOPICS[0],
+            0,
+        )
+        for number in range(customers)
+    ]
+
+
+def test_segments_come_into_force_only_once_nothing_is_overdue_that_the_old_ones_owe() -> None:
+    engine = LiveEngine(MemoryStore(), SegmentCompiler(), strict_order=False, most_deadlines=10)
+    begin_all(engine, 1, documents_of(["a"], kind="app_screen", screen="cart", within="1h"))
+    changes = engine.run(screens(100), 1_000).changes
+    begin_all(engine, 2, documents_of(["b"], kind="app_screen", screen="home"))
+    changes += engine.run((), 0, 3_700_000).changes
+    with pytest.raises(AssertionError, match="overdue"):
+        engine.finish_backfill(None)
+
+    while engine.is_owing:
+        changes += engine.run((), 0, 3_700_000).changes
+    engine.finish_backfill(None)
+
+    assert [change.type for change in changes] == ["entered"] * 100 + ["left"] * 100
+
+
+def test_no_record_of_a_redefinition_grows_with_the_number_of_changed_segments() -> None:
+    engine = LiveEngine(MemoryStore(), SegmentCompiler())
+    engine.run(screens(3), 1_000)
+    documents = documents_of([f"s{number}" for number in range(300)], kind="app_screen", screen="home")
+    begun = begin_all(engine, 1, documents)
+    for _ in range(2):
+        engine.commit()
+    assert engine.redefinition is not None
+    restarted = LiveEngine(engine.store, SegmentCompiler())
+    assert restarted.redefinition == engine.redefinition
+    restarted.finish_backfill(None)
+    scanned = restarted.scan(0, 1, 300)
+
+    assert max(len(value or b"") for _, value in begun.writes.meta) < 1_000
+    assert sum(len(value or b"") for _, value in scanned.writes.meta) < 1_000
+
+
+def test_the_last_step_of_a_redefinition_leaves_nothing_of_it_in_the_store() -> None:
+    store = MemoryStore()
+    engine = LiveEngine(store, SegmentCompiler())
+    engine.run(screens(3), 1_000)
+    engine.commit()
+    begin_all(engine, 1, documents_of(["a", "b"], kind="app_screen", screen="home"))
+    engine.commit()
+    assert len(list(store.scan_meta(CHANGED_MARK))) == 2
+    engine.finish_backfill(None)
+    engine.commit()
+    while engine.redefinition is not None:
+        engine.scan(0, 1, 2)
+        engine.commit()
+
+    assert read_redefinition(store) is None
+    assert list(store.scan_meta(CHANGED_MARK)) == []
+
+
+def test_one_step_asks_no_more_than_so_many_questions_but_one_customer_at_least() -> None:
+    engine = LiveEngine(MemoryStore(), SegmentCompiler())
+    engine.run(screens(20), 1_000)
+    begin_all(engine, 1, documents_of(["a", "b", "c"], kind="app_screen", screen="home", negate=True))
+    engine.finish_backfill(None)
+    for _ in range(3):
+        engine.commit()
+
+    assert [len(engine.scan(0, 1_000, questions).changes) for questions in (12, 3, 1)] == [12, 3, 3]

@@ -50,7 +50,7 @@ class OwnedPartition:
             if self.engine.redefinition.stage == "backfill":
                 self.commit(self.engine.finish_backfill(None))
             else:
-                self.commit(self.engine.scan(0, 2))
+                self.commit(self.engine.scan(0, 2, 100))
 
     def apply(self, lines: Sequence[bytes], now_ms: int = 0) -> None:
         events = decode_lines(lines, range(self._line, self._line + len(lines)))

@@ -144,7 +144,7 @@ async def test_a_customer_still_to_be_asked_is_in_what_was_last_said(serve: Call
     answer = await (await client.get("/api/customers/bert")).json()
     assert answer["pending"] == ["visited"]
     assert [(each["segment_id"], each["version"]) for each in answer["memberships"]] == [("visited", 1)]
-    partition.commit(partition.engine.scan(0, 1))  # anna
+    partition.commit(partition.engine.scan(0, 1, 100))  # anna
     answer = await (await client.get("/api/customers/anna")).json()
     assert (answer["pending"], answer["memberships"]) == ([], [])
     assert (await (await client.get("/api/customers/bert")).json())["pending"] == ["visited"]
