@@ -172,14 +172,14 @@ def _uneven_inputs(counts: Mapping[str, int]) -> list[Problem]:
 def _output_problems(output: Output, topic: Topic, inputs_have: int) -> list[Problem]:
     found = []
     wanted = output.partitions or inputs_have
-    if topic.partitions < wanted or (output.partitions is not None and topic.partitions != wanted):
-        needed = f"must have exactly {wanted}" if output.partitions else f"the input topics have {wanted}"
-        option = "" if output.partitions else f" --partitions {wanted}"
+    if output.partitions is not None and topic.partitions != wanted:
         text = (
-            f"topic {topic.name} has {topic.partitions} partitions, {needed}: delete it and run "
-            f"`rollcall topics create{option}`"
+            f"topic {topic.name} has {topic.partitions} partitions, must have exactly {wanted}: delete it and run "
+            "`rollcall topics create`"
         )
         found.append(Problem("partitions", Severity.ERROR, topic.name, text))
+    elif topic.partitions < wanted:
+        found.append(Problem("partitions", Severity.ERROR, topic.name, _too_few(topic, wanted)))
     policy = topic.configs.get("cleanup.policy", "compact")
     if output.compacted and policy != "compact":
         text = (
@@ -189,6 +189,15 @@ def _output_problems(output: Output, topic: Topic, inputs_have: int) -> list[Pro
         )
         found.append(Problem("not_compacted", Severity.ERROR, topic.name, text))
     return found
+
+
+def _too_few(topic: Topic, inputs_have: int) -> str:
+    return (
+        f"topic {topic.name} has {topic.partitions} partitions, the input topics have {inputs_have}. If partitions "
+        "were added to the inputs: that moves customers away from what is remembered of them, so create the inputs "
+        f"anew with {topic.partitions}, or begin anew with another app_id and output topics of its own. If nothing "
+        f"was processed yet: delete {topic.name} and run `rollcall topics create --partitions {inputs_have}`"
+    )
 
 
 def _replica_problems(topic: Topic) -> list[Problem]:

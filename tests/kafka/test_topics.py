@@ -105,6 +105,7 @@ async def test_every_kind_of_problem_is_found_at_once(connection: Connection, ne
     assert "rollcall topics create --partitions 4" in text["missing"]
     assert f"{narrow} has 2 partitions where another input has 4" in text["input_partitions"]
     assert f"{changes} has 3 partitions, the input topics have 4" in text["partitions"]
+    assert "that moves customers away from what is remembered of them" in text["partitions"]
     assert "cleanup.policy=delete" in text["not_compacted"]
     assert "min.insync.replicas=2 and only 1 replicas" in text["replicas"]
     assert "max.message.bytes=2000000" in text["message_size"]
