@@ -23,12 +23,14 @@ TITLES = {
     401: "Unauthorized",
     403: "Forbidden",
     404: "Not found",
+    405: "Method not allowed",
     408: "Request timeout",
     409: "Conflict",
     412: "Precondition failed",
     413: "Content too large",
     415: "Unsupported media type",
     422: "Invalid segment document",
+    500: "Internal error",
     503: "Kafka cannot be reached",
 }
 HEADERS = {
@@ -75,6 +77,25 @@ def explained(handler: Handler) -> Handler:
             return problem(503, "the partition is not open any more, or too busy to answer", title=NOT_NOW)
 
     return handle
+
+
+@web.middleware
+async def problems_only(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Problem details for what aiohttp refuses by itself, and for what nobody foresaw."""
+    try:
+        return await handler(request)
+    except web.HTTPMethodNotAllowed as error:
+        allowed = ", ".join(sorted(error.allowed_methods))
+        refusal = problem(405, f"{request.path} takes {allowed}, not {error.method}")
+        refusal.headers[hdrs.ALLOW] = allowed
+        return refusal
+    except web.HTTPNotFound:
+        return problem(404, f"there is nothing under {request.path}")
+    except web.HTTPException:
+        raise
+    except Exception:
+        log.exception("request_failed", method=request.method, path=request.path)
+        return problem(500, "the worker could not answer; its log tells why (request_failed)")
 
 
 def problem(

@@ -13,6 +13,7 @@ from streams.customers_api import routes as customer_routes
 from streams.live_definitions import LiveDefinitions
 from streams.metrics import Metrics
 from streams.own_hosts import own_hosts_only
+from streams.problems import problems_only
 from streams.redefining import standing_value
 from streams.segment_views import SegmentViews
 from streams.segments_api import routes as segment_routes
@@ -40,7 +41,7 @@ class WebServer:
 
     async def start(self) -> None:
         """Listen. Raises StateError where the port is taken."""
-        app = web.Application(middlewares=[own_hosts_only(self._settings)])
+        app = web.Application(middlewares=[own_hosts_only(self._settings), problems_only])
         app.router.add_get("/livez", self._livez)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/metrics", self._metrics_page)
