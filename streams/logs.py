@@ -10,6 +10,32 @@ import structlog
 from streams.settings import Settings
 
 NOISY = ("faust", "mode", "aiokafka", "asyncio")
+REPEATED_AFTER_S = 60.0
+REMEMBERED_LINES = 1_000
+
+
+class RepeatFilter(logging.Filter):
+    """Lets the same line of a library through once a minute; the next one tells how often it came meanwhile.
+
+    Of a topic that was deleted, aiokafka writes hundreds a second.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: dict[str, tuple[float, int]] = {}  # when a line came through, and how often it came since
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        line = record.getMessage()
+        said_at, repeated = self._said.get(line, (0.0, 0))
+        if record.created - said_at < REPEATED_AFTER_S:
+            self._said[line] = said_at, repeated + 1
+            return False
+        if len(self._said) >= REMEMBERED_LINES:
+            self._said.clear()
+        self._said[line] = record.created, 0
+        if repeated:
+            record.msg, record.args = f"{line} (and {repeated:,} times since it was last said)", ()
+        return True
 
 
 def configure_logs(settings: Settings, process: int | None = None) -> None:
@@ -41,6 +67,7 @@ def configure_logs(settings: Settings, process: int | None = None) -> None:
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(processors=[*_stdlib(), *last], foreign_pre_chain=shared))
+    handler.addFilter(RepeatFilter())
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     for name in NOISY:
         # Faust logs every rebalance as several paragraphs; what matters of it we say ourselves.
