@@ -74,15 +74,25 @@ class DataDir:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise StateError(f"{folder} is in use by another worker: give each worker its own --data-dir") from None
-        path = folder / f"{app_id}.transactional-id"
-        if not path.exists():
-            fresh = path.with_suffix(".new")
-            fresh.write_text(f"{app_id}-{uuid4().hex[:12]}\n")
-            fresh.replace(path)
-        self.transactional_id = path.read_text().strip()
+        self.transactional_id = _kept_id(folder / f"{app_id}.transactional-id", app_id)
 
     def close(self) -> None:
         self._lock.close()
+
+
+def _kept_id(path: Path, app_id: str) -> str:
+    """The id that the file holds; where it holds none, as after a power cut, a new one that it holds from now on."""
+    kept = path.read_text().strip() if path.exists() else ""
+    if kept:
+        return kept
+    made = f"{app_id}-{uuid4().hex[:12]}"
+    fresh = path.with_suffix(".new")
+    with fresh.open("w") as file:
+        file.write(f"{made}\n")
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+    return made
 
 
 async def serve(

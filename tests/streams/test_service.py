@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -97,3 +98,20 @@ async def test_a_worker_whose_follower_of_definitions_dies_closes_and_ends_its_c
 async def test_a_worker_that_fails_ends_its_consumer_too(monkeypatch: pytest.MonkeyPatch) -> None:
     app = await work(RunningWorker(LOST), live_definitions(asyncio.Event().wait), monkeypatch)
     assert app.stopped_after_worker is False
+
+
+def test_a_folder_keeps_its_transactional_id_and_an_empty_file_counts_as_none(tmp_path: Path) -> None:
+    ids = []
+    for _ in range(2):
+        folder = service.DataDir(tmp_path, "shop.eu")
+        ids.append(folder.transactional_id)
+        folder.close()
+    assert ids[0] == ids[1]
+    assert ids[0].startswith("shop.eu-")
+
+    (tmp_path / "shop.eu.transactional-id").write_text("")
+    folder = service.DataDir(tmp_path, "shop.eu")
+    folder.close()
+
+    assert folder.transactional_id.startswith("shop.eu-")
+    assert folder.transactional_id != ids[0]
