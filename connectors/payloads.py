@@ -212,9 +212,7 @@ def _order(properties: dict[str, Any]) -> Order:
     total_micros = _amount(get("total"), "properties.total")
     if total_micros is None:
         raise missing("properties.total", "a number")
-    currency = get("currency")
-    if currency is not None and type(currency) is not str:
-        raise wrong_type("properties.currency", "a string", currency)
+    currency = optional_identifier(get("currency"), "properties.currency")
     items = get("items")
     return Order(order_id, total_micros, currency, () if items is None else _items(items))
 
