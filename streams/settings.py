@@ -137,12 +137,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
-        if len(set(self.topics)) != len(self.topics):
-            raise ValueError("topics: each topic once")
-        outputs = {self.changes_topic, self.memberships_topic, self.dead_letters_topic, self.definitions_topic}
-        both = outputs.intersection(self.topics)
-        if both:
-            raise ValueError(f"topics: {', '.join(sorted(both))} cannot be read and written")
+        self._require_topics_of_their_own()
         if self.web_port and self.web_port + self.processes - 1 > HIGHEST_PORT:
             raise ValueError(
                 f"web_port: {self.processes} processes need the ports {self.web_port} to "
@@ -152,6 +147,20 @@ class Settings(BaseSettings):
         if self.security_protocol.startswith("SASL") and None in (self.sasl_mechanism, self.sasl_username):
             raise ValueError("security_protocol: SASL needs sasl_mechanism, sasl_username and sasl_password")
         return self
+
+    def _require_topics_of_their_own(self) -> None:
+        outputs = [
+            ("changes_topic", self.changes_topic),
+            ("memberships_topic", self.memberships_topic),
+            ("dead_letters_topic", self.dead_letters_topic),
+            ("definitions_topic", self.definitions_topic),
+            ("app_id", self.changelog_topic),
+        ]
+        named: dict[str, str] = {}
+        for setting, topic in [*(("topics", each) for each in self.topics), *outputs]:
+            if topic and topic in named:
+                raise ValueError(_clash(topic, named[topic], setting))
+            named[topic] = setting
 
     def _require_ports_to_advertise(self) -> None:
         if self.web_advertise is None or self.processes == 1:
@@ -168,6 +177,10 @@ class Settings(BaseSettings):
                 f"URL, and {self.web_advertise!r} has none to count up to {HIGHEST_PORT}: name the first one's, as in "
                 f"http://worker-1.example:6066, or start {self.processes} workers with a web_advertise each"
             )
+
+    @property
+    def changelog_topic(self) -> str:
+        return f"{self.app_id}-state-changelog"
 
     @property
     def idle_grace_ms(self) -> int:
@@ -191,6 +204,17 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def _clash(topic: str, first: str, second: str) -> str:
+    if first == second:
+        return f"{first}: {topic} is named twice; name each input topic once"
+    reason = "a worker would read what it writes" if first == "topics" else "their records would be mixed"
+    changelog = f", as the state changelog of {topic.removesuffix('-state-changelog')}" if second == "app_id" else ""
+    return (
+        f"{first} and {second} both name the topic {topic}{changelog}: {reason}. Give each a topic of its own, with "
+        f"--{first.replace('_', '-')} or --{second.replace('_', '-')}"
+    )
 
 
 def milliseconds(text: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from pathlib import Path
 from socket import gethostname
 
@@ -76,8 +77,7 @@ def test_every_wrong_setting_is_reported_at_once_with_where_it_can_be_set() -> N
 @pytest.mark.parametrize(
     ("flags", "complaint"),
     [
-        ({"topics": "a,b,a"}, "topics: each topic once"),
-        ({"topics": "a,segment-changes"}, "topics: segment-changes cannot be read and written"),
+        ({"topics": "a,b,a"}, "topics: a is named twice; name each input topic once"),
         ({"topics": " , "}, "topics (flag --topics"),
         ({"app_id": "no spaces"}, "app_id (flag --app-id"),
         ({"idle_grace": "soon"}, "idle_grace (flag --idle-grace"),
@@ -102,6 +102,28 @@ def test_every_wrong_setting_is_reported_at_once_with_where_it_can_be_set() -> N
 def test_settings_that_cannot_be_are_refused(flags: dict[str, str], complaint: str) -> None:
     [said] = complaints(flags)
     assert complaint in said
+
+
+OUTPUTS = {
+    "changes_topic": "segment-changes",
+    "memberships_topic": "segment-memberships",
+    "dead_letters_topic": "rollcall-dead-letters",
+    "definitions_topic": "segment-definitions",
+    "app_id": "rollcall-state-changelog",
+}
+
+
+@pytest.mark.parametrize(("setting", "topic"), OUTPUTS.items())
+def test_an_output_among_the_inputs_is_refused_by_both_names(setting: str, topic: str) -> None:
+    [said] = complaints({"topics": f"a,{topic}"})
+    assert said.startswith(f"topics and {setting} both name the topic {topic}")
+    assert said.endswith(f"--topics or --{setting.replace('_', '-')}")
+
+
+@pytest.mark.parametrize(("first", "second"), list(combinations(OUTPUTS, 2)))
+def test_two_outputs_in_one_topic_are_refused_by_both_names(first: str, second: str) -> None:
+    [said] = complaints({first: OUTPUTS[second]})
+    assert said.startswith(f"{first} and {second} both name the topic {OUTPUTS[second]}")
 
 
 def test_an_empty_memberships_topic_turns_it_off() -> None:
