@@ -188,8 +188,11 @@ def _lines(answer: CustomerAnswer) -> Iterator[str]:
 
 
 def _words(fields: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {_word(value)}" for name, value in fields.items())
+    return ", ".join(f"{name} {_word(name, value)}" for name, value in fields.items())
 
 
-def _word(value: Any) -> str:
-    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+def _word(name: str, value: Any) -> str:
+    if name == "value" and value is None:
+        return "missing"
+    # Of values the type counts too: the text "5" is not the number 5.
+    return value if isinstance(value, str) and name != "value" else msgspec.json.encode(value).decode()
