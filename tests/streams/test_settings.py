@@ -104,6 +104,45 @@ def test_settings_that_cannot_be_are_refused(flags: dict[str, str], complaint: s
     assert complaint in said
 
 
+@pytest.mark.parametrize(
+    "servers",
+    ["", " ", "a:9092,", ",a:9092", "a:abc", "a:0", "a:65536", "a:", ":9092", "http://a:9092", "[::1", "a:1:2"],
+)
+def test_servers_that_cannot_be_are_refused_with_the_form(servers: str) -> None:
+    [said] = complaints({"bootstrap_servers": servers})
+    assert said.startswith("bootstrap_servers (flag --bootstrap-servers, ")
+    assert "expected HOST:PORT, several with a comma between them, each port from 1 to 65535" in said
+    assert said.endswith(f"in {servers!r}")
+
+
+@pytest.mark.parametrize(
+    "servers", ["a", "a_b:1", "10.0.0.1:9092, b.example:65535", "[::1]:9092", "[fe80::1%eth0]", "::1"]
+)
+def test_servers_have_names_or_addresses_and_maybe_a_port(servers: str) -> None:
+    assert load_settings({"bootstrap_servers": servers}).bootstrap_servers == servers
+
+
+@pytest.mark.parametrize("setting", ["session_timeout", "transaction_timeout"])
+@pytest.mark.parametrize("duration", ["0s", "0ms", "2147484s", "999999999w"])
+def test_timeouts_that_kafka_cannot_be_told_are_refused(setting: str, duration: str) -> None:
+    [said] = complaints({setting: duration})
+    assert said.startswith(f"{setting} (flag --{setting.replace('_', '-')}, ")
+    assert said.endswith(f"expected a duration from 1ms to 2147483647ms (24 days), got {duration}")
+
+
+@pytest.mark.parametrize("duration", ["1ms", "24d", "2147483s"])
+def test_timeouts_that_kafka_can_be_told_are_taken(duration: str) -> None:
+    settings = load_settings({"session_timeout": duration, "transaction_timeout": duration})
+    assert settings.session_timeout_ms == settings.transaction_timeout_ms == milliseconds(duration)
+
+
+@pytest.mark.parametrize("size_mib", ["7", "10000001", str(1 << 44)])
+def test_a_cache_of_a_size_that_no_machine_has_is_refused(size_mib: str) -> None:
+    [said] = complaints({"cache_mib": size_mib})
+    assert said.startswith("cache_mib (flag --cache-mib, ")
+    assert said.endswith(("greater than or equal to 8", "less than or equal to 10000000"))
+
+
 OUTPUTS = {
     "changes_topic": "segment-changes",
     "memberships_topic": "segment-memberships",
