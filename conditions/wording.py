@@ -33,10 +33,15 @@ def describe(value: object) -> str:
 
 def shorten(text: str) -> str:
     """The text's beginning; what cannot be printed comes as escapes."""
-    shown = text[:SHOWN_CHARACTERS]
-    if not shown.isprintable():
-        shown = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in shown)
+    shown = escape_unprintable(text[:SHOWN_CHARACTERS])
     return shown if len(text) <= SHOWN_CHARACTERS else shown + "…"
+
+
+def escape_unprintable(text: str) -> str:
+    """The text on one line and harmless to a terminal: what cannot be printed comes as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 def _length(text: str) -> str:

@@ -304,6 +304,7 @@ def members(
     as_json: JsonOption = False,
 ) -> None:
     """List who is in a segment, or how many are in each; also while a process writes the state."""
+    from conditions.wording import escape_unprintable
     from streams.inspection import UnknownSegmentError, add_sizes, open_readers, size_lines
 
     with open_readers(state) as readers:
@@ -320,7 +321,7 @@ def members(
                 _answer_json(sorted(found))
             else:
                 for member in found:
-                    _answer(member)
+                    _answer(escape_unprintable(member))
         except UnknownSegmentError as error:
             raise CommandError(str(error), WRONG_USE) from None
 

@@ -14,6 +14,7 @@ from conditions.definitions import Definitions, compile_definitions
 from conditions.explanation import SegmentAnswer
 from conditions.segments import Segment
 from conditions.times import format_time
+from conditions.wording import escape_unprintable
 from state.changelog import read_position
 from state.customers import decode_customer, is_spill
 from state.definitions_record import read_segments
@@ -169,7 +170,11 @@ def unknown_customer(customer_id: str) -> str:
 
 
 def render(answer: CustomerAnswer) -> Iterator[str]:
-    """The answer as lines of text."""
+    """The answer as lines of text, harmless to a terminal whatever events and documents hold."""
+    return map(escape_unprintable, _lines(answer))
+
+
+def _lines(answer: CustomerAnswer) -> Iterator[str]:
     waiting = set(answer.pending)
     yield f"{answer.customer_id}, as of {answer.at}"
     for segment in answer.segments:
@@ -183,8 +188,11 @@ def render(answer: CustomerAnswer) -> Iterator[str]:
 
 
 def _words(fields: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {_word(value)}" for name, value in fields.items())
+    return ", ".join(f"{name} {_word(name, value)}" for name, value in fields.items())
 
 
-def _word(value: Any) -> str:
-    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+def _word(name: str, value: Any) -> str:
+    if name == "value" and value is None:
+        return "missing"
+    # Of values the type counts too: the text "5" is not the number 5.
+    return value if isinstance(value, str) and name != "value" else msgspec.json.encode(value).decode()

@@ -13,7 +13,7 @@ from streams.settings import Settings
 
 def changelog_topic(settings: Settings) -> str:
     """The compacted topic with the state of this application."""
-    return f"{settings.app_id}-state-changelog"
+    return settings.changelog_topic
 
 
 def outgoing(result: BatchResult, number: int, checkpoint: Checkpoint, settings: Settings) -> list[Outgoing]:

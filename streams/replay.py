@@ -8,6 +8,7 @@ how far the input was read and how long the output files are.
 from __future__ import annotations
 
 import os
+import stat
 import sys
 import time
 from bisect import bisect_right
@@ -80,13 +81,17 @@ class Output:
     def close(self) -> None:
         if self._file not in (sys.stdout.buffer, sys.stderr.buffer):
             self._file.flush()
-            os.fsync(self._file.fileno())
+            if stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
+                os.fsync(self._file.fileno())
             self._file.close()
 
 
 def _continue_file(path: Path, committed_bytes: int) -> BinaryIO:
-    """Open for appending after the committed bytes; what a stopped run wrote beyond them is cut off."""
-    if committed_bytes == 0:
+    """Open for appending after the committed bytes; what a stopped run wrote beyond them is cut off.
+
+    Devices and pipes keep nothing to check or to cut off: what comes is appended.
+    """
+    if committed_bytes == 0 or (path.exists() and not path.is_file()):
         return path.open("wb")
     length = path.stat().st_size if path.exists() else 0
     if length < committed_bytes:

@@ -6,6 +6,7 @@ A field here is a key of the file (`bootstrap_servers`), a variable (`ROLLCALL_B
 
 from __future__ import annotations
 
+import re
 import socket
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
@@ -26,6 +27,8 @@ from conditions.kinds import duration_ms
 SETTINGS_FILE = "rollcall.toml"
 PREFIX = "ROLLCALL_"
 HIGHEST_PORT = 65_535
+LONGEST_TIMEOUT_MS = (1 << 31) - 1  # Kafka's protocol has 32 bits for it
+SERVER = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+(%[^\s,\]]+)?\]|[^\s,:/\[\]]+)(:(?P<port>[0-9]{1,5}))?")
 
 Topics = Annotated[tuple[str, ...], NoDecode]
 Duration = Annotated[str, Field(pattern=r"^[0-9]{1,9}(ms|[smhdw])$")]
@@ -96,7 +99,7 @@ class Settings(BaseSettings):
     )
     batch_records: int = Field(16_000, ge=1, le=100_000, description="records of one partition a batch, at most")
     cache_customers: int = Field(50_000, ge=100, description="decoded customers a partition keeps in memory")
-    cache_mib: int = Field(64, ge=8, description="MiB of RocksDB block cache, shared by all partitions")
+    cache_mib: int = Field(64, ge=8, le=10_000_000, description="MiB of RocksDB block cache, shared by all partitions")
     web_host: str = Field("127.0.0.1", description="address of /metrics, /livez and /readyz")
     web_port: int = Field(6066, ge=0, le=HIGHEST_PORT, description="port of the same; 0: any free one")
     web_advertise: str | None = Field(
@@ -118,6 +121,24 @@ class Settings(BaseSettings):
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
+    @field_validator("bootstrap_servers")
+    @classmethod
+    def _has_servers(cls, value: str) -> str:
+        for server in value.split(","):
+            if not _is_server(server.strip()):
+                raise ValueError(
+                    f"expected HOST:PORT, several with a comma between them, each port from 1 to {HIGHEST_PORT}, as in "
+                    f"kafka-1.example:9092,kafka-2.example:9092; got {server.strip()!r} in {value!r}"
+                )
+        return value
+
+    @field_validator("session_timeout", "transaction_timeout")
+    @classmethod
+    def _fits_protocol(cls, value: str) -> str:
+        if not 1 <= milliseconds(value) <= LONGEST_TIMEOUT_MS:
+            raise ValueError(f"expected a duration from 1ms to {LONGEST_TIMEOUT_MS}ms (24 days), got {value}")
+        return value
+
     @field_validator("segments", mode="before")
     @classmethod
     def _none_for_empty(cls, value: Any) -> Any:
@@ -137,12 +158,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
-        if len(set(self.topics)) != len(self.topics):
-            raise ValueError("topics: each topic once")
-        outputs = {self.changes_topic, self.memberships_topic, self.dead_letters_topic, self.definitions_topic}
-        both = outputs.intersection(self.topics)
-        if both:
-            raise ValueError(f"topics: {', '.join(sorted(both))} cannot be read and written")
+        self._require_topics_of_their_own()
         if self.web_port and self.web_port + self.processes - 1 > HIGHEST_PORT:
             raise ValueError(
                 f"web_port: {self.processes} processes need the ports {self.web_port} to "
@@ -152,6 +168,20 @@ class Settings(BaseSettings):
         if self.security_protocol.startswith("SASL") and None in (self.sasl_mechanism, self.sasl_username):
             raise ValueError("security_protocol: SASL needs sasl_mechanism, sasl_username and sasl_password")
         return self
+
+    def _require_topics_of_their_own(self) -> None:
+        outputs = [
+            ("changes_topic", self.changes_topic),
+            ("memberships_topic", self.memberships_topic),
+            ("dead_letters_topic", self.dead_letters_topic),
+            ("definitions_topic", self.definitions_topic),
+            ("app_id", self.changelog_topic),
+        ]
+        named: dict[str, str] = {}
+        for setting, topic in [*(("topics", each) for each in self.topics), *outputs]:
+            if topic and topic in named:
+                raise ValueError(_clash(topic, named[topic], setting))
+            named[topic] = setting
 
     def _require_ports_to_advertise(self) -> None:
         if self.web_advertise is None or self.processes == 1:
@@ -168,6 +198,10 @@ class Settings(BaseSettings):
                 f"URL, and {self.web_advertise!r} has none to count up to {HIGHEST_PORT}: name the first one's, as in "
                 f"http://worker-1.example:6066, or start {self.processes} workers with a web_advertise each"
             )
+
+    @property
+    def changelog_topic(self) -> str:
+        return f"{self.app_id}-state-changelog"
 
     @property
     def idle_grace_ms(self) -> int:
@@ -191,6 +225,31 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def _is_server(text: str) -> bool:
+    found = SERVER.fullmatch(text)
+    if found is None:
+        return _is_ipv6(text)  # without a port, and so without brackets
+    return found["port"] is None or 1 <= int(found["port"]) <= HIGHEST_PORT
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        return isinstance(ip_address(text), IPv6Address)
+    except ValueError:
+        return False
+
+
+def _clash(topic: str, first: str, second: str) -> str:
+    if first == second:
+        return f"{first}: {topic} is named twice; name each input topic once"
+    reason = "a worker would read what it writes" if first == "topics" else "their records would be mixed"
+    changelog = f", as the state changelog of {topic.removesuffix('-state-changelog')}" if second == "app_id" else ""
+    return (
+        f"{first} and {second} both name the topic {topic}{changelog}: {reason}. Give each a topic of its own, with "
+        f"--{first.replace('_', '-')} or --{second.replace('_', '-')}"
+    )
 
 
 def milliseconds(text: str) -> int:

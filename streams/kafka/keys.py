@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import zlib
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from time import monotonic
 from typing import TypeAlias
 
@@ -20,6 +21,7 @@ from streams.kafka.topics import describe_topics
 
 TIMEOUT_MS = 30_000
 POLL_MS = 50
+STOP_TIMEOUT_S = 5.0
 NAMED_CUSTOMERS = 20  # in a report; the counts are of all
 
 Sighting: TypeAlias = tuple[str, int, bytes]  # topic, partition, key
@@ -91,9 +93,10 @@ async def find_split_customers(
     if missing:
         raise Refused(f"there is no topic {', '.join(missing)}; make it with `rollcall topics create`")
     seen: set[Sighting] = set()
-    async with _reader(connection, topics, timeout_ms) as consumer:
-        for topic in topics:
-            places = [TopicPartition(topic, partition) for partition in range(found[topic].partitions)]
+    for topic in topics:
+        places = [TopicPartition(topic, partition) for partition in range(found[topic].partitions)]
+        # A consumer of its own: aiokafka's do not always end once they were assigned twice.
+        async with _reader(connection, topics, timeout_ms) as consumer:
             seen |= await _sampled_keys(consumer, places, max(1, sample // len(places)), timeout_ms)
     counts = {topic: found[topic].partitions for topic in topics}
     return _split_report(seen, counts)
@@ -122,6 +125,8 @@ async def _sampled_keys(
     consumer: AIOKafkaConsumer, places: list[TopicPartition], wanted: int, timeout_ms: int
 ) -> set[Sighting]:
     starts, ends = await consumer.beginning_offsets(places), await consumer.end_offsets(places)
+    if starts == ends:
+        return set()  # aiokafka's consumer must not be stopped in the turn in which it was assigned
     consumer.assign(places)
     for place in places:
         consumer.seek(place, max(starts[place], ends[place] - wanted))
@@ -156,4 +161,6 @@ async def _reader(connection: Connection, topics: Sequence[str], timeout_ms: int
     except (kafka.KafkaError, TimeoutError) as error:
         raise Unreachable(connection.bootstrap_servers, f"sampling keys ({error!r})", timeout_ms) from error
     finally:
-        await consumer.stop()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(STOP_TIMEOUT_S):
+                await consumer.stop()

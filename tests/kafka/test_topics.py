@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 import pytest
@@ -23,7 +24,8 @@ from streams.kafka.topics import (
     ensure_topics,
     find_problems,
 )
-from tests.kafka.conftest import NewTopic
+from tests.kafka.conftest import PATIENCE_S, NewTopic
+from tests.kafka.workers import Feed, NewStage
 
 pytestmark = pytest.mark.kafka
 
@@ -186,6 +188,19 @@ async def test_a_sample_takes_the_newest_records(connection: Connection, new_top
     topic = await new_topic("long", 1)
     await feed_by_murmur2(connection, topic, range(50))
     assert (await find_split_customers([topic], connection, sample=10)).keys == 10
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("filled", [0, 1])
+async def test_topics_without_records_are_checked_at_once(new_stage: NewStage, filled: int) -> None:
+    stage = new_stage(topics=2, partitions=2)
+    if filled:
+        stage.send(Feed(stage.topics[:filled], mess=False).records(200))
+    sampling = asyncio.create_task(find_split_customers(stage.topics, Connection(stage.bootstrap_servers)))
+    # Not wait_for: its cancelling would end the very wait that is looked for here.
+    assert await asyncio.wait({sampling}, timeout=PATIENCE_S) == ({sampling}, set())
+    report = sampling.result()
+    assert (report.keys > 0, report.messages()) == (bool(filled), [])
 
 
 @pytest.mark.asyncio

@@ -165,6 +165,26 @@ def test_a_customer_is_explained_in_words_and_as_json(state: Path) -> None:
     assert [condition["holds"] for condition in segment["conditions"]] == [True]
 
 
+def test_control_characters_are_listed_and_explained_as_escapes(folder: Path) -> None:
+    customer, screen = "eve\n\x1b[2Jé", "\x9b2J\u202ehome"
+    condition = {"kind": "customer", "attribute": "screen", "operator": "exists"}
+    segment = {"id": "odd", "name": "O\x07dd", "conditions": [condition]}
+    (folder / "segments.json").write_bytes(orjson.dumps({"segments": [segment]}))
+    update = order(1, customer, "2024-01-01T00:00:00Z")
+    update |= {"type": "customer.update", "properties": {"attributes": {"screen": screen}}}
+    (folder / "events.ndjson").write_bytes(orjson.dumps(update))
+    replay = rollcall("replay", "--segments", "segments.json", "--events", "events.ndjson", "--state", "st", at=folder)
+    assert replay.returncode == 0, replay.stderr
+    members = ["members", "odd", "--state", "st"]
+    assert rollcall(*members, at=folder).stdout == "eve\\n\\x1b[2Jé\n"
+    assert orjson.loads(rollcall(*members, "--json", at=folder).stdout) == [customer]
+    lines = rollcall("explain", customer, "--state", "st", at=folder).stdout.splitlines()
+    assert all(line.isprintable() for line in lines)
+    assert lines[0].startswith("eve\\n\\x1b[2Jé, as of ")
+    assert lines[1] == "in   odd (O\\x07dd)"
+    assert "\\x9b2J\\u202ehome" in lines[3]
+
+
 def test_an_unknown_customer_ends_with_1(state: Path) -> None:
     done = rollcall("explain", "nobody", "--state", str(state))
     assert (done.returncode, done.stdout) == (1, "")

@@ -173,6 +173,18 @@ def test_an_output_that_somebody_cut_is_refused(folder: Path) -> None:
     assert b"changes holds 0 bytes" in rollcall(folder, *RESUMABLE).stderr
 
 
+def test_pipes_and_devices_take_the_output_of_every_run(folder: Path) -> None:
+    lines = many_events(600).splitlines(keepends=True)
+    elsewhere = [*REPLAY, "--events", "events.ndjson", "--output", "/dev/stdout", "--dead-letters", "/dev/null"]
+    written = b""
+    for count in (300, len(lines)):
+        (folder / "events.ndjson").write_bytes(b"".join(lines[:count]))
+        done = rollcall(folder, *elsewhere, "--state", "state")
+        assert done.returncode == 0, done.stderr
+        written += done.stdout
+    assert undated(written) == undated(rollcall(folder, *elsewhere).stdout) != []
+
+
 def test_another_shorter_file_of_events_is_refused(folder: Path) -> None:
     (folder / "events.ndjson").write_bytes(many_events(50))
     assert rollcall(folder, *WITH_LETTERS).returncode == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from pathlib import Path
 from socket import gethostname
 
@@ -76,8 +77,7 @@ def test_every_wrong_setting_is_reported_at_once_with_where_it_can_be_set() -> N
 @pytest.mark.parametrize(
     ("flags", "complaint"),
     [
-        ({"topics": "a,b,a"}, "topics: each topic once"),
-        ({"topics": "a,segment-changes"}, "topics: segment-changes cannot be read and written"),
+        ({"topics": "a,b,a"}, "topics: a is named twice; name each input topic once"),
         ({"topics": " , "}, "topics (flag --topics"),
         ({"app_id": "no spaces"}, "app_id (flag --app-id"),
         ({"idle_grace": "soon"}, "idle_grace (flag --idle-grace"),
@@ -102,6 +102,67 @@ def test_every_wrong_setting_is_reported_at_once_with_where_it_can_be_set() -> N
 def test_settings_that_cannot_be_are_refused(flags: dict[str, str], complaint: str) -> None:
     [said] = complaints(flags)
     assert complaint in said
+
+
+@pytest.mark.parametrize(
+    "servers",
+    ["", " ", "a:9092,", ",a:9092", "a:abc", "a:0", "a:65536", "a:", ":9092", "http://a:9092", "[::1", "a:1:2"],
+)
+def test_servers_that_cannot_be_are_refused_with_the_form(servers: str) -> None:
+    [said] = complaints({"bootstrap_servers": servers})
+    assert said.startswith("bootstrap_servers (flag --bootstrap-servers, ")
+    assert "expected HOST:PORT, several with a comma between them, each port from 1 to 65535" in said
+    assert said.endswith(f"in {servers!r}")
+
+
+@pytest.mark.parametrize(
+    "servers", ["a", "a_b:1", "10.0.0.1:9092, b.example:65535", "[::1]:9092", "[fe80::1%eth0]", "::1"]
+)
+def test_servers_have_names_or_addresses_and_maybe_a_port(servers: str) -> None:
+    assert load_settings({"bootstrap_servers": servers}).bootstrap_servers == servers
+
+
+@pytest.mark.parametrize("setting", ["session_timeout", "transaction_timeout"])
+@pytest.mark.parametrize("duration", ["0s", "0ms", "2147484s", "999999999w"])
+def test_timeouts_that_kafka_cannot_be_told_are_refused(setting: str, duration: str) -> None:
+    [said] = complaints({setting: duration})
+    assert said.startswith(f"{setting} (flag --{setting.replace('_', '-')}, ")
+    assert said.endswith(f"expected a duration from 1ms to 2147483647ms (24 days), got {duration}")
+
+
+@pytest.mark.parametrize("duration", ["1ms", "24d", "2147483s"])
+def test_timeouts_that_kafka_can_be_told_are_taken(duration: str) -> None:
+    settings = load_settings({"session_timeout": duration, "transaction_timeout": duration})
+    assert settings.session_timeout_ms == settings.transaction_timeout_ms == milliseconds(duration)
+
+
+@pytest.mark.parametrize("size_mib", ["7", "10000001", str(1 << 44)])
+def test_a_cache_of_a_size_that_no_machine_has_is_refused(size_mib: str) -> None:
+    [said] = complaints({"cache_mib": size_mib})
+    assert said.startswith("cache_mib (flag --cache-mib, ")
+    assert said.endswith(("greater than or equal to 8", "less than or equal to 10000000"))
+
+
+OUTPUTS = {
+    "changes_topic": "segment-changes",
+    "memberships_topic": "segment-memberships",
+    "dead_letters_topic": "rollcall-dead-letters",
+    "definitions_topic": "segment-definitions",
+    "app_id": "rollcall-state-changelog",
+}
+
+
+@pytest.mark.parametrize(("setting", "topic"), OUTPUTS.items())
+def test_an_output_among_the_inputs_is_refused_by_both_names(setting: str, topic: str) -> None:
+    [said] = complaints({"topics": f"a,{topic}"})
+    assert said.startswith(f"topics and {setting} both name the topic {topic}")
+    assert said.endswith(f"--topics or --{setting.replace('_', '-')}")
+
+
+@pytest.mark.parametrize(("first", "second"), list(combinations(OUTPUTS, 2)))
+def test_two_outputs_in_one_topic_are_refused_by_both_names(first: str, second: str) -> None:
+    [said] = complaints({first: OUTPUTS[second]})
+    assert said.startswith(f"{first} and {second} both name the topic {OUTPUTS[second]}")
 
 
 def test_an_empty_memberships_topic_turns_it_off() -> None:
