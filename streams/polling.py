@@ -263,6 +263,7 @@ class PollingThread(driver.AIOKafkaConsumerThread):
             frozenset(place.partition for place in assigned),
             frozenset(self.assignor.standbys),
         )
+        self.polled_at = time.monotonic()  # without partitions nobody polled
 
     async def seek_to_committed(self) -> dict[TP, int]:
         """Nothing: where to read from is the marker's to say, and `open_partition` has done so or will."""

@@ -229,7 +229,9 @@ class Worker:
     @property
     def stuck_s(self) -> float:
         """For how long nothing has moved that should move all the time."""
-        moved_at = min(self.progress_at, self._fetcher.polled_at) if self.ready else self.progress_at
+        # Faust polls only while the group has given partitions.
+        polls = self.ready and bool(self._partitions)
+        moved_at = min(self.progress_at, self._fetcher.polled_at) if polls else self.progress_at
         return time.monotonic() - moved_at
 
     @property
