@@ -27,7 +27,7 @@ from faust.types import TP
 
 from connectors.json_events import Encoded
 from streams.assignor import CopartitionedAssignor
-from streams.kafka.errors import Refused, Unreachable
+from streams.kafka.errors import Refused, StreamsError, Unreachable
 from streams.kafka.security import Connection
 
 log = structlog.get_logger(__name__)
@@ -38,6 +38,17 @@ FETCH_WAIT_MS = 200
 # A broker answers as soon as it has one record, and each answer costs the same. What comes meanwhile waits for the
 # transaction under way in any case.
 FETCH_EVERY_S = 0.012
+
+
+class PositionLost(StreamsError):
+    """A log no longer has the offset to read next. Opening the partition again tells what is lost, or refuses it."""
+
+    def __init__(self, lost: Mapping[TopicPartition, int]) -> None:
+        places = ", ".join(f"{place.topic}-{place.partition} from offset {offset}" for place, offset in lost.items())
+        super().__init__(
+            f"{places}: the log no longer has it. Its records were probably deleted before they were read: raise "
+            "retention.ms or retention.bytes of the topic"
+        )
 
 
 class Membership(msgspec.Struct, frozen=True):
@@ -216,7 +227,9 @@ class PollingThread(driver.AIOKafkaConsumerThread):
 
     connection: Connection
     assignor: CopartitionedAssignor
-    on_end_reached: Callable[[], None]  # called in the loop of the worker
+    # Called in the loop of the worker.
+    on_end_reached: Callable[[], None]
+    on_trouble: Callable[[StreamsError], None]
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -242,7 +255,7 @@ class PollingThread(driver.AIOKafkaConsumerThread):
             partition_assignment_strategy=[self.assignor],
             isolation_level="read_committed",
             enable_auto_commit=False,
-            auto_offset_reset="earliest",
+            auto_offset_reset="none",  # any other moves on past deleted records without a word
             max_poll_interval_ms=3_600_000,
             max_partition_fetch_bytes=2 * 1024 * 1024,
             fetch_max_wait_ms=FETCH_WAIT_MS,
@@ -320,7 +333,14 @@ class PollingThread(driver.AIOKafkaConsumerThread):
             await asyncio.sleep(IDLE_POLL_S)
             self._note_ends(consumer)
             return {}
-        taken = await super()._fetch_records(consumer, open_places, IDLE_POLL_S)
+        try:
+            taken = await super()._fetch_records(consumer, open_places, IDLE_POLL_S)
+        except kafka.OffsetOutOfRangeError as error:
+            self.close_partitions()
+            self.parent_loop.call_soon_threadsafe(self.on_trouble, PositionLost(error.args[0]))
+            return {}
+        except kafka.NoOffsetForPartitionError:  # the group has given it anew, and it is not opened yet
+            return {}
         epochs = self._epochs  # read once: the worker's thread puts another in its place at any moment
         records = Records(
             {
