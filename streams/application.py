@@ -75,4 +75,5 @@ def attach(app: Application, settings: Settings, connection: Connection, worker:
     thread.assignor = CopartitionedAssignor(settings.standby_replicas, local_partitions(settings.data_dir), url)
     thread.on_end_reached = worker.wake
     thread.on_trouble = worker.fail_to_read
+    thread.on_refused = worker.fail
     worker.thread = thread

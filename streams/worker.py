@@ -106,6 +106,11 @@ class Worker:
         self._unread = error
         self.wake()
 
+    def fail(self, error: StreamsError) -> None:
+        """End with this error, also where the worker only waits to be let into its group."""
+        self._failure = self._failure or error
+        self.stop()
+
     async def revoked(self) -> None:
         """Give up everything, once what is being committed is settled. Called before the group reassigns."""
         self._fetcher.close_partitions()
@@ -150,6 +155,8 @@ class Worker:
         try:
             while not self._stopping.is_set():
                 await self._turn()
+            if self._failure is not None:
+                raise self._failure
         finally:
             await self._close()
 
