@@ -74,4 +74,6 @@ def attach(app: Application, settings: Settings, connection: Connection, worker:
     thread.connection = connection
     thread.assignor = CopartitionedAssignor(settings.standby_replicas, local_partitions(settings.data_dir), url)
     thread.on_end_reached = worker.wake
+    thread.on_trouble = worker.fail_to_read
+    thread.on_refused = worker.fail
     worker.thread = thread

@@ -21,13 +21,14 @@ import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka import errors as kafka
 from aiokafka.consumer.fetcher import Fetcher, FetchResult, PartitionRecords
+from aiokafka.consumer.group_coordinator import GroupCoordinator
 from faust.serializers.schemas import Schema
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from connectors.json_events import Encoded
 from streams.assignor import CopartitionedAssignor
-from streams.kafka.errors import Refused, Unreachable
+from streams.kafka.errors import NotPermitted, Refused, StreamsError, Unreachable
 from streams.kafka.security import Connection
 
 log = structlog.get_logger(__name__)
@@ -38,6 +39,17 @@ FETCH_WAIT_MS = 200
 # A broker answers as soon as it has one record, and each answer costs the same. What comes meanwhile waits for the
 # transaction under way in any case.
 FETCH_EVERY_S = 0.012
+
+
+class PositionLost(StreamsError):
+    """A log no longer has the offset to read next. Opening the partition again tells what is lost, or refuses it."""
+
+    def __init__(self, lost: Mapping[TopicPartition, int]) -> None:
+        places = ", ".join(f"{place.topic}-{place.partition} from offset {offset}" for place, offset in lost.items())
+        super().__init__(
+            f"{places}: the log no longer has it. Its records were probably deleted before they were read: raise "
+            "retention.ms or retention.bytes of the topic"
+        )
 
 
 class Membership(msgspec.Struct, frozen=True):
@@ -202,6 +214,26 @@ class AskingFetcher(Fetcher):  # type: ignore[misc]  # aiokafka ships no types
             found._partition_records.take_whole()
 
 
+class TellingCoordinator(GroupCoordinator):  # type: ignore[misc]  # aiokafka ships no types
+    """Tells what it cannot go on after. aiokafka keeps that for the next `getmany`, which Faust never calls."""
+
+    tell: Callable[[BaseException], None]
+
+    def watch(self, tell: Callable[[BaseException], None]) -> None:
+        """Called before it joins the group."""
+        self.tell = tell
+        self._coordination_task.add_done_callback(self._tell_end)
+
+    def _push_error_to_user(self, exc: BaseException) -> Any:
+        self.tell(exc)
+        return super()._push_error_to_user(exc)
+
+    def _tell_end(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self.tell(error)
+
+
 class RebalanceListener(driver.ConsumerRebalanceListener):
     """Takes note of the membership while the group's answer is fresh, before Faust's long chain of callbacks."""
 
@@ -216,7 +248,10 @@ class PollingThread(driver.AIOKafkaConsumerThread):
 
     connection: Connection
     assignor: CopartitionedAssignor
-    on_end_reached: Callable[[], None]  # called in the loop of the worker
+    # Called in the loop of the worker.
+    on_end_reached: Callable[[], None]
+    on_trouble: Callable[[StreamsError], None]
+    on_refused: Callable[[StreamsError], None]
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -229,9 +264,17 @@ class PollingThread(driver.AIOKafkaConsumerThread):
 
     async def on_start(self) -> None:
         await super().on_start()
-        fetcher = self._ensure_consumer()._fetcher
+        consumer = self._ensure_consumer()
+        fetcher, coordinator = consumer._fetcher, consumer._coordinator
         fetcher.asked_ms, fetcher.asked_at = {}, {}
         fetcher.__class__ = AskingFetcher
+        coordinator.__class__ = TellingCoordinator
+        coordinator.watch(self._note_refusal)
+
+    def _note_refusal(self, error: BaseException) -> None:
+        conf = self.app.conf
+        refusal = refusal_of(error, conf.id, int(conf.broker_session_timeout * 1000))
+        self.parent_loop.call_soon_threadsafe(self.on_refused, refusal)
 
     def _create_worker_consumer(self, transport: Any) -> AIOKafkaConsumer:
         conf = self.app.conf
@@ -242,7 +285,7 @@ class PollingThread(driver.AIOKafkaConsumerThread):
             partition_assignment_strategy=[self.assignor],
             isolation_level="read_committed",
             enable_auto_commit=False,
-            auto_offset_reset="earliest",
+            auto_offset_reset="none",  # any other moves on past deleted records without a word
             max_poll_interval_ms=3_600_000,
             max_partition_fetch_bytes=2 * 1024 * 1024,
             fetch_max_wait_ms=FETCH_WAIT_MS,
@@ -263,6 +306,7 @@ class PollingThread(driver.AIOKafkaConsumerThread):
             frozenset(place.partition for place in assigned),
             frozenset(self.assignor.standbys),
         )
+        self.polled_at = time.monotonic()  # without partitions nobody polled
 
     async def seek_to_committed(self) -> dict[TP, int]:
         """Nothing: where to read from is the marker's to say, and `open_partition` has done so or will."""
@@ -319,7 +363,14 @@ class PollingThread(driver.AIOKafkaConsumerThread):
             await asyncio.sleep(IDLE_POLL_S)
             self._note_ends(consumer)
             return {}
-        taken = await super()._fetch_records(consumer, open_places, IDLE_POLL_S)
+        try:
+            taken = await super()._fetch_records(consumer, open_places, IDLE_POLL_S)
+        except kafka.OffsetOutOfRangeError as error:
+            self.close_partitions()
+            self.parent_loop.call_soon_threadsafe(self.on_trouble, PositionLost(error.args[0]))
+            return {}
+        except kafka.NoOffsetForPartitionError:  # the group has given it anew, and it is not opened yet
+            return {}
         epochs = self._epochs  # read once: the worker's thread puts another in its place at any moment
         records = Records(
             {
@@ -368,6 +419,27 @@ def _position(tp: TP, offset: int, start: int, end: int) -> int:
     if offset < start:
         log.error("records_lost", topic=tp.topic, partition=tp.partition, from_offset=offset, to_offset=start)
     return max(offset, start)
+
+
+def refusal_of(error: BaseException, group: str, session_timeout_ms: int) -> StreamsError:
+    """Why this worker is not in its group, and what mends it."""
+    if isinstance(error, kafka.InvalidSessionTimeoutError):
+        return Refused(
+            f"group {group}: the broker does not take a session_timeout of {session_timeout_ms:,} ms: choose a "
+            "--session-timeout between its group.min.session.timeout.ms and group.max.session.timeout.ms (6,000 and "
+            "1,800,000 ms unless it sets them)"
+        )
+    if isinstance(error, kafka.InconsistentGroupProtocolError):
+        return Refused(
+            f"group {group} is in use by another application, whose members share out partitions in another way: "
+            "choose another --app-id, or end those members"
+        )
+    if isinstance(error, kafka.GroupAuthorizationFailedError):
+        return NotPermitted(
+            f"group {group}: this Kafka user may not join it; grant it with `kafka-acls.sh --add "
+            f"--allow-principal User:NAME --operation Read --group {group}`"
+        )
+    return Refused(f"the consumer of group {group} ended by itself: {error!r}; start the worker again")
 
 
 class PollingConsumer(driver.Consumer):

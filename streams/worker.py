@@ -26,7 +26,7 @@ from streams.metrics import Metrics
 from streams.opening import Opener
 from streams.outgoing import changelog_topic, outgoing
 from streams.partition import Partition, RecordsMissing
-from streams.polling import Membership, PollingThread, Records
+from streams.polling import Membership, PollingThread, PositionLost, Records
 from streams.redefining import Redefining, WantedDefinitions
 from streams.settings import Settings
 from streams.trouble import Trouble
@@ -36,7 +36,7 @@ log = structlog.get_logger(__name__)
 TICK_S = 0.02  # how often it looks whether a deadline is due, when nothing else wakes it
 LONG_TURN_S = 2.0  # many segments take seconds to compile, for each partition
 AHEAD_RECORDS = 500  # fewer are decided in less time than a transaction takes
-TRANSIENT = (CommitFailed, CommitUnknown, Fenced, RecordsMissing, RestoreStuck, Unreachable)
+TRANSIENT = (CommitFailed, CommitUnknown, Fenced, PositionLost, RecordsMissing, RestoreStuck, Unreachable)
 
 
 class Decided(msgspec.Struct):
@@ -87,7 +87,7 @@ class Worker:
         self._trouble = Trouble()
         self._connected = False
         self._failure: BaseException | None = None
-        self._missing: RecordsMissing | None = None
+        self._unread: StreamsError | None = None
         self.progress_at = time.monotonic()
 
     # -- what Faust calls ---------------------------------------------------------------------------------------------
@@ -97,9 +97,19 @@ class Worker:
         try:
             self._take(records)
         except RecordsMissing as error:
-            self._missing = error
+            self._unread = error
         self._pause_full()
         self.wake()
+
+    def fail_to_read(self, error: StreamsError) -> None:
+        """What the consumer could not read on with."""
+        self._unread = error
+        self.wake()
+
+    def fail(self, error: StreamsError) -> None:
+        """End with this error, also where the worker only waits to be let into its group."""
+        self._failure = self._failure or error
+        self.stop()
 
     async def revoked(self) -> None:
         """Give up everything, once what is being committed is settled. Called before the group reassigns."""
@@ -145,6 +155,8 @@ class Worker:
         try:
             while not self._stopping.is_set():
                 await self._turn()
+            if self._failure is not None:
+                raise self._failure
         finally:
             await self._close()
 
@@ -229,7 +241,9 @@ class Worker:
     @property
     def stuck_s(self) -> float:
         """For how long nothing has moved that should move all the time."""
-        moved_at = min(self.progress_at, self._fetcher.polled_at) if self.ready else self.progress_at
+        # Faust polls only while the group has given partitions.
+        polls = self.ready and bool(self._partitions)
+        moved_at = min(self.progress_at, self._fetcher.polled_at) if polls else self.progress_at
         return time.monotonic() - moved_at
 
     @property
@@ -269,9 +283,9 @@ class Worker:
                 partition.receive(tp.topic, found, records.before[tp], now_ms)
 
     def _require_all_records(self) -> None:
-        missing, self._missing = self._missing, None
-        if missing is not None:
-            raise missing
+        unread, self._unread = self._unread, None
+        if unread is not None:
+            raise unread
 
     def _pause_full(self) -> None:
         self._fetcher.paused = frozenset(tp for each in self._partitions.values() for tp in each.full())
@@ -359,7 +373,7 @@ class Worker:
 
     def _start_openings(self, membership: Membership) -> None:
         """Open every assigned partition anew; nothing fetched or decided before counts."""
-        self._missing = None
+        self._unread = None
         for number in sorted(membership.partitions):
             self._epoch += 1
             held = self._partitions.pop(number, None)

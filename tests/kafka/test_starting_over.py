@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from deploy.kafka.broker import Broker
 from streams.kafka.security import Connection
@@ -137,3 +139,35 @@ def test_state_of_another_changelog_of_the_same_name_is_moved_aside(new_stage: N
     stage, worker = restart_with(new_stage, hurt)
     assert len(worker.events("state_moved_aside")) == 1
     stage.check()
+
+
+def delete_records(stage: Stage, before: int) -> None:
+    """What retention does to the first input's partition 0."""
+    admin = AdminClient({"bootstrap.servers": stage.bootstrap_servers})
+    for future in admin.delete_records([TopicPartition(stage.topics[0], 0, before)]).values():
+        future.result()
+
+
+def test_records_deleted_under_a_worker_are_told_and_the_rest_is_applied(new_stage: NewStage) -> None:
+    stage = new_stage(partitions=1, session_timeout="60s")
+    feed = Feed(stage.topics, seed=8, mess=False)
+    worker = stage.start("worker")
+    worker.wait_ready()
+    stage.send(feed.records(500))
+    stage.wait_applied()
+    worker.freeze()
+    stage.send(feed.records(1_000))
+    delete_records(stage, before=1_200)
+    worker.thaw()
+    stage.send(feed.records(100))
+    stage.wait_applied()
+    [lost] = worker.events("records_lost")
+    # It had asked for more before it was frozen: what the answer held was applied.
+    assert 500 <= lost["from_offset"] < lost["to_offset"] == 1_200
+    [told] = worker.events("starting_over")
+    assert told["kind"] == "PositionLost"
+    assert "the log no longer has it" in told["error"]
+    assert worker.metric("rollcall_events_total") == lost["from_offset"] + 400
+    assert worker.stop() == 0, worker.log_tail()
+    stage.check_memberships()
+    stage.check_state()

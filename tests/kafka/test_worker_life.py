@@ -7,10 +7,10 @@ import socket
 from time import monotonic
 
 import pytest
-from confluent_kafka import ConsumerGroupState
+from confluent_kafka import Consumer, ConsumerGroupState
 
 from deploy.kafka.broker import Broker
-from tests.kafka.workers import SEGMENTS, START_MS, Feed, NewStage, Sent, Stage, header, until
+from tests.kafka.workers import SEGMENTS, START_MS, Feed, NewStage, Sent, Stage, closing, header, until
 
 pytestmark = pytest.mark.kafka
 
@@ -182,6 +182,26 @@ def test_state_too_large_for_its_topic_names_the_setting(new_stage: NewStage) ->
     assert worker.exit_code() == 1
     assert f"rollcall: topic {stage.changelog}: a batch of 1" in worker.log()
     assert "--message-max-bytes" in worker.log()
+
+
+def test_a_session_timeout_that_the_broker_does_not_take_is_refused_with_its_limits(new_stage: NewStage) -> None:
+    worker = new_stage().start("worker", session_timeout="2h")
+    assert worker.exit_code() == 1
+    assert "does not take a session_timeout of 7,200,000 ms" in worker.log()
+    assert "group.max.session.timeout.ms" in worker.log()
+    assert "Traceback" not in worker.log()
+
+
+def test_a_group_of_another_application_is_refused_with_what_mends_it(new_stage: NewStage) -> None:
+    stage = new_stage()
+    other = {"group.id": stage.app_id, "partition.assignment.strategy": "range"}
+    with closing(Consumer({"bootstrap.servers": stage.bootstrap_servers, **other})) as consumer:
+        consumer.subscribe(stage.topics)
+        until(lambda: consumer.poll(0) or consumer.assignment(), "the other application is in the group")
+        worker = stage.start("worker")
+        assert worker.exit_code() == 1
+    assert f"group {stage.app_id} is in use by another application" in worker.log()
+    assert "choose another --app-id" in worker.log()
 
 
 def test_a_taken_port_is_named_with_the_flag(new_stage: NewStage) -> None:
