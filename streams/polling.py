@@ -363,14 +363,7 @@ class PollingThread(driver.AIOKafkaConsumerThread):
             await asyncio.sleep(IDLE_POLL_S)
             self._note_ends(consumer)
             return {}
-        try:
-            taken = await super()._fetch_records(consumer, open_places, IDLE_POLL_S)
-        except kafka.OffsetOutOfRangeError as error:
-            self.close_partitions()
-            self.parent_loop.call_soon_threadsafe(self.on_trouble, PositionLost(error.args[0]))
-            return {}
-        except kafka.NoOffsetForPartitionError:  # the group has given it anew, and it is not opened yet
-            return {}
+        taken = await self._fetched(consumer, open_places)
         epochs = self._epochs  # read once: the worker's thread puts another in its place at any moment
         records = Records(
             {
@@ -385,6 +378,17 @@ class PollingThread(driver.AIOKafkaConsumerThread):
             self._delivered[tp] += len(found)
         self._note_ends(consumer)
         return records
+
+    async def _fetched(self, consumer: Any, open_places: set[TP]) -> Mapping[Any, Any]:
+        taken: Mapping[Any, Any] = {}
+        try:
+            taken = await super()._fetch_records(consumer, open_places, IDLE_POLL_S)
+        except kafka.OffsetOutOfRangeError as error:
+            self.close_partitions()
+            self.parent_loop.call_soon_threadsafe(self.on_trouble, PositionLost(error.args[0]))
+        except kafka.NoOffsetForPartitionError:
+            pass  # the group has given it anew, and it is not opened yet
+        return taken
 
     def _note_ends(self, consumer: Any) -> None:
         subscription = consumer._subscription.subscription
