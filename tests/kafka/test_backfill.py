@@ -6,8 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 
 import pytest
-from confluent_kafka import TopicPartition
-from confluent_kafka.admin import AdminClient
 
 from streams.backfill import BackfillReader
 from streams.kafka.security import Connection
@@ -32,13 +30,6 @@ async def read_back(
 def erasure(topic: str, customer: str, timestamp_ms: int, kind: str = "customer.delete") -> Sent:
     value = b'{"event_id":"x","type":"%s","customer_id":"%s"}' % (kind.encode(), customer.encode())
     return Sent(topic, customer, value, timestamp_ms)
-
-
-def trim(stage: Stage, topic: str, before: int) -> None:
-    """Delete the records before this offset, as retention does."""
-    admin = AdminClient({"bootstrap.servers": stage.bootstrap_servers})
-    for future in admin.delete_records([TopicPartition(topic, 0, before)]).values():
-        future.result()
 
 
 def visits(topic: str, customer: str, names: Sequence[str], start_ms: int = START_MS) -> list[Sent]:
@@ -78,10 +69,10 @@ async def test_where_a_topic_begins_that_has_lost_its_beginning_is_told(new_stag
     one, other = stage.topics
     stage.send(visits(one, "ann", ["a", "b", "c"]))
     stage.send(visits(other, "ann", ["d"]))
-    trim(stage, one, 2)
+    stage.delete_records(one, 2)
     found, reader = await read_back(stage, {one: 3, other: 1})
     assert (found, reader.history_from_ms) == (["d", "c"], START_MS + 2_000)
-    trim(stage, one, 3)
+    stage.delete_records(one, 3)
     found, reader = await read_back(stage, {one: 3, other: 1})
     assert (found, reader.history_from_ms) == (["d"], START_MS + 1_000_000)
 
@@ -103,7 +94,7 @@ def test_what_the_topics_have_lost_is_told_in_the_status_after_a_restart_too(new
     stage.send(feed.records(300))
     worker = stage.start("worker")
     stage.wait_applied()
-    trim(stage, topic, 100)
+    stage.delete_records(topic, 100)
     path = stage.folder / "more.yaml"
     path.write_text("""
 segments:
@@ -129,7 +120,7 @@ def test_what_the_topics_had_lost_before_the_first_start_is_told_too(new_stage: 
     segments = "segments: [{id: ever, name: Ever, conditions: [{kind: page_visit}]}]\n"
     stage = new_stage(partitions=1, segments=segments)
     stage.send(visits(stage.topics[0], "ann", ["a", "b", "c"]))
-    trim(stage, stage.topics[0], 2)
+    stage.delete_records(stage.topics[0], 2)
     worker = stage.start("worker")
     stage.wait_applied()
     status = json.loads(worker.get("/api/segments/ever")[1])["status"]

@@ -7,8 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from confluent_kafka import TopicPartition
-from confluent_kafka.admin import AdminClient
 
 from deploy.kafka.broker import Broker
 from streams.kafka.security import Connection
@@ -141,13 +139,6 @@ def test_state_of_another_changelog_of_the_same_name_is_moved_aside(new_stage: N
     stage.check()
 
 
-def delete_records(stage: Stage, before: int) -> None:
-    """What retention does to the first input's partition 0."""
-    admin = AdminClient({"bootstrap.servers": stage.bootstrap_servers})
-    for future in admin.delete_records([TopicPartition(stage.topics[0], 0, before)]).values():
-        future.result()
-
-
 def test_records_deleted_under_a_worker_are_told_and_the_rest_is_applied(new_stage: NewStage) -> None:
     stage = new_stage(partitions=1, session_timeout="60s")
     feed = Feed(stage.topics, seed=8, mess=False)
@@ -157,7 +148,7 @@ def test_records_deleted_under_a_worker_are_told_and_the_rest_is_applied(new_sta
     stage.wait_applied()
     worker.freeze()
     stage.send(feed.records(1_000))
-    delete_records(stage, before=1_200)
+    stage.delete_records(stage.topics[0], before=1_200)
     worker.thaw()
     stage.send(feed.records(100))
     stage.wait_applied()

@@ -362,6 +362,12 @@ class Stage:
             future.result()
         until(lambda: not set(names) & set(admin.list_topics(timeout=5).topics), "topics are gone")
 
+    def delete_records(self, topic: str, before: int) -> None:
+        """Delete those of partition 0 before this offset, as retention does."""
+        admin = AdminClient({"bootstrap.servers": self.bootstrap_servers})
+        for future in admin.delete_records([TopicPartition(topic, 0, before)]).values():
+            future.result()
+
     # -- workers
 
     def start(
