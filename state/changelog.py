@@ -2,7 +2,8 @@
 
 Every customer record goes to the changelog under its own key, and so do the named values whose key begins with 0xFF,
 which no customer's does. One more record, the checkpoint, is written with each batch: the partition's marker, who wrote
-it, and which definitions it was computed with. Deadlines are not written: they stand in the customers' records.
+it, and which definitions it was computed with. Deadlines are not written: they stand in the customers' records. What is
+larger than one record may be goes there in parts, see `state.parts`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import msgspec
 
 from state.customers import NEVER_MS, is_spill, record_deadline_ms
 from state.engine import MARKER_KEY, Marker
+from state.parts import KeyValue, PartReader, PartWriter
 from state.store import Store, WriteSet
 
 SHARED_MARK = b"\xff"
@@ -20,8 +22,6 @@ CHECKPOINT_KEY = b"\xffcheckpoint"
 POSITION_KEY = b"changelog"
 LOCAL_CHECKPOINT_KEY = b"checkpoint"
 SCAN_BATCH = 10_000
-
-KeyValue = tuple[bytes, bytes | None]
 
 
 class Checkpoint(msgspec.Struct):
@@ -41,10 +41,10 @@ class Position(msgspec.Struct):
     written_ms: int  # wall time of the last write, as tombstones are kept for a limited time only
 
 
-def changelog_records(writes: WriteSet, checkpoint: Checkpoint) -> list[KeyValue]:
-    """The records that a batch adds to the changelog, the checkpoint last."""
+def changelog_records(writes: WriteSet, checkpoint: Checkpoint, parts: PartWriter) -> list[KeyValue]:
+    """The records that a batch adds to the changelog, the checkpoint last. What is cut is noted in `writes`."""
     shared = [(key, value) for key, value in writes.meta if key[:1] == SHARED_MARK]
-    return [*writes.customers, *shared, (CHECKPOINT_KEY, msgspec.msgpack.encode(checkpoint))]
+    return parts.cut([*writes.customers, *shared, (CHECKPOINT_KEY, msgspec.msgpack.encode(checkpoint))], writes)
 
 
 def add_position(writes: WriteSet, position: Position) -> None:
@@ -73,6 +73,7 @@ class Restorer:
     def __init__(self, store: Store, topic: str) -> None:
         self._store = store
         self._topic = topic
+        self._parts = PartReader(store)
         self._from_nothing = read_position(store) is None
         kept = None if self._from_nothing else read_checkpoint(store)
         self._lineage = None if kept is None else kept.lineage
@@ -80,8 +81,11 @@ class Restorer:
         self.records = 0
 
     def apply(self, records: Iterable[tuple[bytes | None, bytes | None]], position: int, now_ms: int) -> None:
-        """Write one batch of changelog records. Only the last of each key in it counts. Raises OtherLineage."""
-        newest = {key: value for key, value in records if key is not None}
+        """Write one batch of changelog records, the last of each key; what is in parts once its end has come.
+
+        Raises OtherLineage.
+        """
+        newest = self._parts.newest(records)
         self.records += len(newest)
         checkpoint = newest.pop(CHECKPOINT_KEY, None)
         shared = [(key, newest.pop(key)) for key in tuple(newest) if key[:1] == SHARED_MARK]

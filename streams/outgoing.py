@@ -7,8 +7,14 @@ from connectors.changes import encode_change
 from connectors.dead_letters import dead_letter_record
 from state.changelog import Checkpoint, changelog_records
 from state.engine import BatchResult
+from state.parts import PartWriter
+from state.store import Store
 from streams.kafka.transactions import Outgoing, Record
 from streams.settings import Settings
+
+# Room in a batch of one record for its key and what Kafka adds. The longest key is that of a part of a customer's
+# summary, with an id of 256 characters: 1,047 bytes.
+BESIDE_VALUE_BYTES = 2_048
 
 
 def changelog_topic(settings: Settings) -> str:
@@ -16,8 +22,15 @@ def changelog_topic(settings: Settings) -> str:
     return settings.changelog_topic
 
 
-def outgoing(result: BatchResult, number: int, checkpoint: Checkpoint, settings: Settings) -> list[Outgoing]:
-    """The batch's records, by topic; all go to the partition's own number."""
+def part_writer(store: Store, settings: Settings) -> PartWriter:
+    """What cuts a partition's state to records that its topic takes."""
+    return PartWriter(store, settings.message_max_bytes - BESIDE_VALUE_BYTES)
+
+
+def outgoing(
+    result: BatchResult, number: int, checkpoint: Checkpoint, parts: PartWriter, settings: Settings
+) -> list[Outgoing]:
+    """The batch's records, by topic; all go to the partition's own number. `parts` is the partition's."""
     encoded = [(change, encode_change(change)) for change in result.changes]
     changes: list[Record] = [(change.customer_id.encode(), value, (), None) for change, value in encoded]
     memberships: list[Record] = []
@@ -27,7 +40,9 @@ def outgoing(result: BatchResult, number: int, checkpoint: Checkpoint, settings:
         (letter.key, letter.value, letter.headers, None)
         for letter in (dead_letter_record(rejected, settings.message_max_bytes) for rejected in result.rejected)
     ]
-    changelog: list[Record] = [(key, value, (), None) for key, value in changelog_records(result.writes, checkpoint)]
+    changelog: list[Record] = [
+        (key, value, (), None) for key, value in changelog_records(result.writes, checkpoint, parts)
+    ]
     return [
         Outgoing(settings.changes_topic, number, changes),
         Outgoing(settings.memberships_topic, number, memberships),

@@ -15,6 +15,7 @@ from streams.answers import PartitionAnswers
 from streams.buffers import Buffer, Run, decoded, latest_ms, settle, take_in_order
 from streams.changes_reader import ChangesReader
 from streams.kafka.errors import StreamsError
+from streams.outgoing import part_writer
 from streams.polling import LogEnd
 from streams.redefining import Background, Redefining, WantedDefinitions
 from streams.settings import Settings
@@ -48,6 +49,7 @@ class Partition:
         self.epoch = epoch
         self.lineage = lineage
         self.store = store
+        self.parts = part_writer(store, settings)
         self.redefining: Redefining | None = None
         self._pace = background.pace
         self.engine = self._engine(definitions, settings, background)
@@ -93,6 +95,7 @@ class Partition:
             self.redefining.reset()
         self.epoch = epoch
         self.lineage = lineage
+        self.parts.reload()
         self.engine.discard()
         self.answers.reopened()
         for topic in self.buffers:

@@ -239,7 +239,13 @@ async def _prepare(settings: Settings, connection: Connection, worker: Worker, l
 
 
 async def _check_topics(settings: Settings, connection: Connection, outputs: list[Output]) -> list[Problem]:
-    return await check_topics(settings.topics, outputs, connection, processes=settings.processes)
+    return await check_topics(
+        settings.topics,
+        outputs,
+        connection,
+        batch_bytes=settings.message_max_bytes,
+        processes=settings.processes,
+    )
 
 
 async def _patiently(worker: Worker, work: Callable[[], Awaitable[Result]]) -> Result:

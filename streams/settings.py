@@ -95,7 +95,10 @@ class Settings(BaseSettings):
     session_timeout: Duration = Field("10s", description="after how long the group gives up a silent worker")
     transaction_timeout: Duration = Field("30s", description="after how long the broker ends an open transaction")
     message_max_bytes: int = Field(
-        1_000_000, ge=10_000, description="largest batch of records to send; no more than the topics' max.message.bytes"
+        1_000_000,
+        ge=10_000,
+        description="largest batch of records to send; no more than the topics' max.message.bytes. It bounds no "
+        "customer's state: what is larger goes to the changelog in several records",
     )
     batch_records: int = Field(16_000, ge=1, le=100_000, description="records of one partition a batch, at most")
     cache_customers: int = Field(50_000, ge=100, description="decoded customers a partition keeps in memory")

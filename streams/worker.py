@@ -367,7 +367,7 @@ class Worker:
             decided.partition.lineage,
         )
         add_checkpoint(decided.result.writes, checkpoint)
-        return outgoing(decided.result, decided.partition.number, checkpoint, self._settings)
+        return outgoing(decided.result, decided.partition.number, checkpoint, decided.partition.parts, self._settings)
 
     # -- opening, and opening again -----------------------------------------------------------------------------------
 

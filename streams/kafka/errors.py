@@ -53,11 +53,13 @@ class RecordTooLarge(StreamsError):
     """One record, or one batch of records, is over a size limit of its topic. The transaction was not committed."""
 
     def __init__(self, topic: str, size_bytes: int, limit_bytes: int | None) -> None:
-        limit = "the broker takes" if limit_bytes is None else f"the limit of {limit_bytes:,} bytes"
-        super().__init__(
-            f"topic {topic}: a batch of {size_bytes:,} bytes is more than {limit}. Raise max.message.bytes of the "
-            "topic, or message.max.bytes of the broker, and --message-max-bytes of the worker with it."
-        )
+        if limit_bytes is None:
+            limit = "the topic takes"
+            mend = "Raise max.message.bytes of the topic, or lower --message-max-bytes to it."
+        else:
+            limit = f"the limit of {limit_bytes:,} bytes"
+            mend = "Raise --message-max-bytes, and max.message.bytes of the topic with it."
+        super().__init__(f"topic {topic}: a batch of {size_bytes:,} bytes is more than {limit}. {mend}")
         self.topic = topic
         self.size_bytes = size_bytes
         self.limit_bytes = limit_bytes

@@ -107,20 +107,25 @@ async def check_topics(
     outputs: Sequence[Output],
     connection: Connection,
     *,
+    batch_bytes: int,
     processes: int = 1,
     timeout_ms: int = TIMEOUT_MS,
 ) -> list[Problem]:
     """Everything about the topics that keeps a worker of so many processes from working, and what will hurt later.
 
-    Changes nothing.
+    `batch_bytes` is how much it sends at once, its `message_max_bytes`. Changes nothing.
     """
     names = [*inputs, *(output.name for output in outputs)]
     topics = await describe_topics(names, connection, timeout_ms=timeout_ms)
-    return find_problems(inputs, outputs, topics, processes)
+    return find_problems(inputs, outputs, topics, batch_bytes, processes)
 
 
 def find_problems(
-    inputs: Sequence[str], outputs: Sequence[Output], topics: Mapping[str, Topic], processes: int = 1
+    inputs: Sequence[str],
+    outputs: Sequence[Output],
+    topics: Mapping[str, Topic],
+    batch_bytes: int,
+    processes: int = 1,
 ) -> list[Problem]:
     """The rules behind `check_topics`, over topics as they were found."""
     counts = {name: topics[name].partitions for name in inputs if name in topics}
@@ -136,7 +141,7 @@ def find_problems(
             for problem in _output_problems(output, topics[output.name], wanted)
         ),
         *(problem for name in topics for problem in _replica_problems(topics[name])),
-        *_size_problems([topics[name] for name in counts], present),
+        *_size_problems(present, batch_bytes),
         *_idle_processes(counts, processes),
     ]
 
@@ -211,23 +216,19 @@ def _replica_problems(topic: Topic) -> list[Problem]:
     return [Problem("replicas", Severity.ERROR, topic.name, text)]
 
 
-def _size_problems(inputs: Sequence[Topic], outputs: Sequence[Topic]) -> list[Problem]:
+def _size_problems(outputs: Sequence[Topic], batch_bytes: int) -> list[Problem]:
     key = "max.message.bytes"
-    limits = {topic.name: int(topic.configs[key]) for topic in inputs if key in topic.configs}
-    if not limits:
-        return []
-    largest = max(limits, key=limits.__getitem__)
     return [
         Problem(
             "message_size",
             Severity.WARNING,
             topic.name,
-            f"topic {topic.name} takes messages of at most {limit:,} bytes, the input {largest} of "
-            f"{limits[largest]:,}: what a large event leads to may not fit; raise it with `kafka-configs.sh --alter "
-            f"--topic {topic.name} --add-config max.message.bytes={limits[largest]}`",
+            f"topic {topic.name} takes batches of at most {limit:,} bytes, and a worker sends up to {batch_bytes:,} "
+            "(message_max_bytes), so it may end at a large one: raise the limit with `kafka-configs.sh --alter "
+            f"--topic {topic.name} --add-config {key}={batch_bytes}`, or lower --message-max-bytes",
         )
         for topic in outputs
-        if (limit := int(topic.configs.get(key, limits[largest]))) < limits[largest]
+        if (limit := int(topic.configs.get(key, batch_bytes))) < batch_bytes
     ]
 
 

@@ -55,6 +55,7 @@ STAGES: dict[tuple[str, str], str] = {
     ("state/customers.py", ""): "customers' records",
     ("state/overlay.py", ""): "customers' records",
     ("state/changelog.py", ""): "encode",
+    ("state/parts.py", ""): "encode",
     ("streams/outgoing.py", ""): "encode",
     ("connectors/changes.py", ""): "encode",
     ("connectors/dead_letters.py", ""): "encode",

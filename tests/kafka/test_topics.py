@@ -75,12 +75,12 @@ async def test_topics_that_fit_have_no_problems(connection: Connection, new_topi
         Output(await new_topic("memberships", 2, cleanup_policy="compact"), compacted=True),
         Output(await new_topic("definitions", 1, cleanup_policy="compact"), partitions=1, compacted=True),
     ]
-    assert await check_topics(inputs, outputs, connection) == []
+    assert await check_topics(inputs, outputs, connection, batch_bytes=1_000_000) == []
 
 
 @pytest.mark.asyncio
 async def test_every_kind_of_problem_is_found_at_once(connection: Connection, new_topic: NewTopic) -> None:
-    narrow, wide = await new_topic("in", 2), await new_topic("in", 4, max_message_bytes="2000000")
+    narrow, wide = await new_topic("in", 2), await new_topic("in", 4)
     changes = await new_topic("changes", 3)
     memberships = await new_topic("memberships", 4)
     definitions = await new_topic("definitions", 2, cleanup_policy="compact")
@@ -92,7 +92,7 @@ async def test_every_kind_of_problem_is_found_at_once(connection: Connection, ne
         Output(unwritable),
         Output("no-such-topic"),
     ]
-    problems = await check_topics([narrow, wide], outputs, connection)
+    problems = await check_topics([narrow, wide], outputs, connection, batch_bytes=2_000_000)
     assert {(each.code, each.topic) for each in problems} == {
         ("missing", "no-such-topic"),
         ("input_partitions", narrow),
@@ -115,14 +115,14 @@ async def test_every_kind_of_problem_is_found_at_once(connection: Connection, ne
 
 def test_compaction_with_deletion_is_not_enough() -> None:
     topics = {"state": Topic("state", 1, 1, {"cleanup.policy": "compact,delete"})}
-    problems: list[Problem] = find_problems([], [Output("state", compacted=True)], topics)
+    problems: list[Problem] = find_problems([], [Output("state", compacted=True)], topics, 1_000_000)
     assert [each.code for each in problems] == ["not_compacted"]
 
 
 def test_more_processes_than_partitions_are_warned_of() -> None:
     topics = {"few": Topic("few", 2, 1, {}), "many": Topic("many", 3, 1, {})}
-    assert find_problems(["few"], [], topics, processes=2) == []
-    [problem] = find_problems(["few"], [], topics, processes=5)
+    assert find_problems(["few"], [], topics, 1_000_000, processes=2) == []
+    [problem] = find_problems(["few"], [], topics, 1_000_000, processes=5)
     assert (problem.code, problem.severity, problem.topic) == ("idle_processes", Severity.WARNING, "few")
     assert problem.message == (
         "5 processes share the 2 partitions of few, so at least 3 of them have nothing to do: "

@@ -174,16 +174,6 @@ def test_poison_goes_to_the_dead_letters_and_the_rest_goes_on(new_stage: NewStag
     stage.check()
 
 
-def test_state_too_large_for_its_topic_names_the_setting(new_stage: NewStage) -> None:
-    stage = new_stage(message_max_bytes="50000")
-    large = b'{"event_id":"1","type":"customer.update","customer_id":"c1","properties":{"attributes":{"tier":"%s"}}}'
-    stage.send([Sent(stage.topics[0], "c1", large % (b"x" * 100_000), START_MS)])
-    worker = stage.start("worker")
-    assert worker.exit_code() == 1
-    assert f"rollcall: topic {stage.changelog}: a batch of 1" in worker.log()
-    assert "--message-max-bytes" in worker.log()
-
-
 def test_a_session_timeout_that_the_broker_does_not_take_is_refused_with_its_limits(new_stage: NewStage) -> None:
     worker = new_stage().start("worker", session_timeout="2h")
     assert worker.exit_code() == 1

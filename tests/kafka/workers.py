@@ -22,6 +22,7 @@ from urllib.request import urlopen
 import msgspec
 from confluent_kafka import Consumer, ConsumerGroupState, KafkaError, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
 from confluent_kafka.cimpl import NewTopic
 
 from conditions.definitions import compile_definitions
@@ -33,6 +34,7 @@ from state.changelog import CHECKPOINT_KEY, SHARED_MARK, Checkpoint, read_positi
 from state.customers import NEVER_MS, is_spill, record_deadline_ms
 from state.engine import PartitionEngine, read_marker
 from state.memory_store import MemoryStore
+from state.parts import END_BYTES, PART_MARK, part_of
 from state.rocksdb_store import RocksdbStore
 from streams.kafka.keys import murmur2_partition
 
@@ -361,6 +363,17 @@ class Stage:
         for future in admin.delete_topics(list(names)).values():
             future.result()
         until(lambda: not set(names) & set(admin.list_topics(timeout=5).topics), "topics are gone")
+
+    def configure(self, topic: str, **configs: str) -> None:
+        """Change settings of a topic; dots are written as underscores."""
+        admin = AdminClient({"bootstrap.servers": self.bootstrap_servers})
+        changes = [
+            ConfigEntry(name.replace("_", "."), value, incremental_operation=AlterConfigOpType.SET)
+            for name, value in configs.items()
+        ]
+        resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=changes)
+        for future in admin.incremental_alter_configs([resource]).values():
+            future.result()
 
     def delete_records(self, topic: str, before: int) -> None:
         """Delete those of partition 0 before this offset, as retention does."""
@@ -714,13 +727,7 @@ def check_store(folder: Path, changelog: Sequence[Message]) -> bool:
         position = read_position(store)
         if position is None:
             return False
-        folded: dict[bytes, bytes] = {}
-        for each in changelog:
-            if (each.offset() or 0) < position.offset:
-                key, value = bytes(each.key() or b""), each.value()
-                folded.pop(key, None)
-                if value is not None:
-                    folded[key] = bytes(value)
+        folded = fold(each for each in changelog if (each.offset() or 0) < position.offset)
         checkpoint = folded.pop(CHECKPOINT_KEY, None)
         shared = {key: folded.pop(key) for key in tuple(folded) if key[:1] == SHARED_MARK}
         assert dict(store.scan_meta(SHARED_MARK)) == shared, f"definitions in {folder}"
@@ -733,3 +740,26 @@ def check_store(folder: Path, changelog: Sequence[Message]) -> bool:
     finally:
         store.close()
     return True
+
+
+def fold(changelog: Iterable[Message]) -> dict[bytes, bytes]:
+    """What the records of a partition leave: the last value of each key, with the parts that stand before it.
+
+    The parts themselves are left as the store has them: empty.
+    """
+    folded: dict[bytes, bytes] = {}
+    parts: dict[bytes, set[bytes]] = {}  # by the key of the value that they are of
+    for each in changelog:
+        key, value = bytes(each.key() or b""), each.value()
+        folded.pop(key, None)
+        if value is None:
+            continue
+        folded[key] = bytes(value)
+        if key.startswith(PART_MARK):
+            parts.setdefault(part_of(key)[0], set()).add(key)
+        else:
+            before = sorted(parts.pop(key, set()) & folded.keys())
+            end = folded[key][END_BYTES:] if before else folded[key]
+            folded[key] = b"".join([*(folded[name] for name in before), end])
+            folded.update(dict.fromkeys(before, b""))
+    return folded
