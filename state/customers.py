@@ -12,7 +12,8 @@ from typing import Any
 
 import msgspec
 
-from conditions.features import FOREVER, INLINE_ENTRIES, NO_KEYS, NOTHING, AmountEntry, Register, Summaries
+from conditions.amounts import AmountEntry, Amounts, ManyAmounts
+from conditions.features import FOREVER, INLINE_ENTRIES, NO_KEYS, NOTHING, Register, Summaries
 
 SPILL_MARK = b"\xff"
 NEVER_MS = FOREVER
@@ -26,7 +27,7 @@ class Record(msgspec.Struct, array_like=True):
     last_effective_ms: int
     differing: set[int]
     counts: dict[int, tuple[int, ...]]
-    sums: dict[int, list[AmountEntry]]
+    sums: dict[int, Amounts]
     registers: dict[int, Register]
     spilled: list[int]
     asked: int = 0
@@ -131,7 +132,7 @@ def decode_customer(customer_id: str, record: bytes) -> Customer:
 def add_spilled(customer: Customer, feature_key: int, record: bytes) -> None:
     """Add a summary that has a key of its own."""
     if record[:1] == _SUMS:
-        customer.own_sums()[feature_key] = _decode_sums(memoryview(record)[1:])
+        customer.own_sums()[feature_key] = ManyAmounts(_decode_sums(memoryview(record)[1:]))
     else:
         customer.counts[feature_key] = _decode_counts(memoryview(record)[1:])
 
