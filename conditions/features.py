@@ -592,7 +592,7 @@ class RegisterFeature:
             if time_ms < old[0] or (time_ms == old[0] and id_hash in old[2]):
                 return False
             if time_ms == old[0]:
-                writers = [*old[2], id_hash]
+                writers = _with_writer(old[2], len(old[2]), id_hash)
         summaries.own_registers()[self.key] = (time_ms, value, writers)
         before = set() if old is None else set(self._index.match(old[1]))
         flipped += [self._readers[identity] for identity in before ^ set(self._index.match(value))]
@@ -609,11 +609,41 @@ class RegisterFeature:
             return True
         if time_ms < old[0] or id_hash in old[2]:
             return False
-        at = old[2].index(READ_BACK) if READ_BACK in old[2] else -1
-        before, live = old[2][: max(at, 0)], old[2][at + 1 :]
-        writers = [*before, id_hash, READ_BACK, *live]
-        summaries.own_registers()[self.key] = (time_ms, old[1] if live else value, writers)
+        writers = old[2] if READ_BACK in old[2] else _with_writer(old[2], 0, READ_BACK)
+        # Behind it are those that came live since reading back began, few as a rule.
+        at = next(at for at in range(len(writers) - 1, -1, -1) if writers[at] == READ_BACK)
+        is_live = at < len(writers) - 1
+        writers = _with_writer(writers, at, id_hash)
+        summaries.own_registers()[self.key] = (time_ms, old[1] if is_live else value, writers)
         return True
+
+
+class ManyWriters(list[int]):
+    """Writers of one register at one time, so many that looking for one takes long. Only `add` may change them."""
+
+    __slots__ = ("known",)
+
+    def __init__(self, writers: list[int]) -> None:
+        super().__init__(writers)
+        self.known = set(writers)
+
+    def __contains__(self, writer: object) -> bool:
+        return writer in self.known
+
+    def add(self, at: int, writer: int) -> None:
+        self.insert(at, writer)
+        self.known.add(writer)
+
+
+def _with_writer(writers: list[int], at: int, writer: int) -> list[int]:
+    """The writers with one more at that place. What was given is not to be used any more."""
+    if not isinstance(writers, ManyWriters):
+        if len(writers) < INLINE_ENTRIES:
+            writers.insert(at, writer)
+            return writers
+        writers = ManyWriters(writers)
+    writers.add(at, writer)
+    return writers
 
 
 EntryFeature = CountFeature | SumFeature
