@@ -22,12 +22,17 @@ class ManyAmounts(list[AmountEntry]):
 
     `totals` are the running totals before the entries at `first`, `first + STRIDE` and so on, and `total` is the one
     behind the last entry. What they count from does not matter, as only differences are asked for.
+
+    Each entry has a number: how many came before it, with the `dropped` ones. From the number `changed_from` on entries
+    have changed since whoever writes them down last set it.
     """
 
-    __slots__ = ("first", "total", "totals")
+    __slots__ = ("changed_from", "dropped", "first", "total", "totals")
 
-    def __init__(self, entries: Iterable[AmountEntry]) -> None:
+    def __init__(self, entries: Iterable[AmountEntry], dropped: int = 0) -> None:
         super().__init__(entries)
+        self.dropped = dropped
+        self.changed_from = 0
         running = list(accumulate([amount for _, _, amount in self], initial=0))
         self.total = running.pop()
         self.totals = running[::STRIDE]
@@ -39,6 +44,7 @@ class ManyAmounts(list[AmountEntry]):
         first, totals = self.first, self.totals
         self.insert(at, entry)
         self.total += amount
+        self.changed_from = min(self.changed_from, self.dropped + at)
         behind = max(0, (at - first) // STRIDE + 1)
         if behind < len(totals):
             # What stood just before one of those places now stands at it.
@@ -50,6 +56,7 @@ class ManyAmounts(list[AmountEntry]):
     def drop_oldest(self, count: int) -> None:
         """Forget so many of the oldest entries."""
         del self[:count]
+        self.dropped += count
         gone = self._next(count)
         del self.totals[:gone]
         self.first += gone * STRIDE - count
