@@ -6,10 +6,11 @@ from typing import Any
 
 import msgspec
 
+from conditions.amounts import sum_since
 from conditions.definitions import Definitions
 from conditions.documents import condition_to_document
 from conditions.events import MICROS_PER_UNIT
-from conditions.features import FOREVER, Atom, CountAtom, SumAtom, Summaries, sum_since
+from conditions.features import FOREVER, Atom, CountAtom, SumAtom, Summaries
 from conditions.segments import CompiledCondition, Segment
 from conditions.times import format_time
 
@@ -75,10 +76,9 @@ def _seen(atom: Atom, definitions: Definitions, summaries: Summaries, at_ms: int
         return seen
     if isinstance(atom, SumAtom):
         amounts = summaries.sums.get(atom.key, [])
-        after_ms = at_ms - atom.duration_ms
-        times = [each[0] for each in reversed(amounts) if each[0] > after_ms]
-        newest = [format_time(each) for each in times[:SHOWN_EVENTS]]
-        return {"sum": sum_since(amounts, after_ms) / MICROS_PER_UNIT, "events": len(times), "newest": newest}
+        at, total = sum_since(amounts, at_ms - atom.duration_ms)
+        newest = [format_time(time_ms) for time_ms, _, _ in reversed(amounts[at:][-SHOWN_EVENTS:])]
+        return {"sum": total / MICROS_PER_UNIT, "events": len(amounts) - at, "newest": newest}
     register = summaries.registers.get(atom.key)
     if register is None or register[1] is None:
         return {"value": None}

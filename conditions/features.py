@@ -3,7 +3,7 @@
 A *feature* is a predicate over events, shared by all conditions that use it, and is summarised for each customer:
 
 - a count feature keeps the newest `keep` entries (event time, id hash) of the set of matching events,
-- a sum feature keeps (event time, id hash, amount) of all that a window can ask for,
+- a sum feature keeps (event time, id hash, amount) of all that a window can ask for (`conditions/amounts.py`),
 - a register keeps the newest value, last writer wins by event time.
 
 Newest-K of a set union is commutative, associative and idempotent, so order, repetition and any split into batches
@@ -26,17 +26,16 @@ from typing import Any, NamedTuple, TypeVar
 
 import xxhash
 
+from conditions.amounts import Amounts, drop_oldest, drop_time, place_after, sum_since, with_amount
 from conditions.events import Event
 from conditions.index import Access, Anything, PredicateIndex, Test
 
 FOREVER = 1 << 62
-ABOVE_HASHES = 1 << 64
 INLINE_ENTRIES = 32  # a summary that may hold more is written by itself, so which one changed matters
 
 # Event time and hash of the event's id, in turn, oldest first. A short summary is a tuple, which lies in one piece of
 # memory: with many customers, fetching that memory is what costs. A summary that may be long is a list.
 Entries = tuple[int, ...] | list[int]
-AmountEntry = tuple[int, int, int]  # event time, hash of the event's id, amount in micros
 # Event time, value, and hashes of the events that wrote at that time, in the order of their records. Where some of them
 # were read back, READ_BACK stands behind those.
 Register = tuple[int, Any, list[int]]
@@ -60,12 +59,12 @@ class Summaries:
 
     def __init__(self) -> None:
         self.counts: dict[int, Entries] = {}
-        self.sums: Mapping[int, list[AmountEntry]] = NOTHING
+        self.sums: Mapping[int, Amounts] = NOTHING
         self.registers: Mapping[int, Register] = NOTHING
         self.deadline_ms = FOREVER
         self.touched = NO_KEYS
 
-    def own_sums(self) -> dict[int, list[AmountEntry]]:
+    def own_sums(self) -> dict[int, Amounts]:
         """The sums, to be changed."""
         self.sums = own = _owned(self.sums)
         return own
@@ -170,13 +169,18 @@ class SumAtom:
     def holds(self, summaries: Summaries, at_ms: int) -> bool:
         if self.bound_micros <= 0:
             return True
-        return sum_since(summaries.sums.get(self.key, []), at_ms - self.duration_ms) >= self.bound_micros
+        amounts = summaries.sums.get(self.key)
+        return amounts is not None and sum_since(amounts, at_ms - self.duration_ms)[1] >= self.bound_micros
 
     def turns_false_at(self, summaries: Summaries, at_ms: int) -> int | None:
         """When the atom, if it holds at `at_ms`, ceases to by time alone; None: never, or it does not hold."""
-        if self.duration_ms == FOREVER or self.bound_micros <= 0 or not self.holds(summaries, at_ms):
+        amounts = summaries.sums.get(self.key)
+        if amounts is None or self.duration_ms == FOREVER or self.bound_micros <= 0:
             return None
-        return drop_below(summaries.sums[self.key], at_ms - self.duration_ms, self.bound_micros) + self.duration_ms
+        at, total = sum_since(amounts, at_ms - self.duration_ms)
+        if total < self.bound_micros:
+            return None
+        return drop_time(amounts, at, total, self.bound_micros) + self.duration_ms
 
 
 class ValueAtom:
@@ -207,26 +211,6 @@ class ValueAtom:
 
 Atom = CountAtom | SumAtom | ValueAtom
 Readers = list[Any]  # the segments that an atom concerns
-
-
-def sum_since(entries: list[AmountEntry], after_ms: int) -> int:
-    """The amounts of the entries younger than `after_ms`, in micros."""
-    total = 0
-    for time_ms, _, amount in reversed(entries):
-        if time_ms <= after_ms:
-            break
-        total += amount
-    return total
-
-
-def drop_below(entries: list[AmountEntry], after_ms: int, bound_micros: int) -> int:
-    """The event time of the entry whose expiry takes the sum since `after_ms` below the bound, which it must reach."""
-    total = sum_since(entries, after_ms)
-    for time_ms, _, amount in entries[bisect_right(entries, (after_ms, ABOVE_HASHES, 0)) :]:
-        total -= amount
-        if total < bound_micros:
-            return time_ms
-    raise AssertionError("a sum of nothing is below every positive bound")
 
 
 class Level:
@@ -528,50 +512,51 @@ class SumFeature:
         time_ms = event.time_ms
         if time_ms <= clock_ms - self.widest_ms or not self.since_ms <= time_ms < self.until_ms:
             return False
-        entries = summaries.own_sums().setdefault(self.key, [])
-        at = bisect_left(entries, (time_ms, id_hash, -1))
-        if at < len(entries) and entries[at][:2] == (time_ms, id_hash):
-            return False
+        sums, key = summaries.own_sums(), self.key
         amount = self.amount(event)
-        entries.insert(at, (time_ms, id_hash, amount))
-        summaries.touch(self.key)
+        amounts = with_amount(sums.get(key, []), (time_ms, id_hash, amount))
+        if amounts is None:
+            return False
+        sums[key] = amounts
+        summaries.touch(key)
         for window in self.windows:
-            if time_ms > clock_ms - window.duration_ms:
-                after = sum_since(entries, clock_ms - window.duration_ms)
+            after_ms = clock_ms - window.duration_ms
+            if time_ms > after_ms:
+                begin, after = sum_since(amounts, after_ms)
                 low, high = bisect_right(window.bounds, after - amount), bisect_right(window.bounds, after)
                 flipped += window.readers[low:high]
-                summaries.plan(_drop(window, entries, after, clock_ms))
+                summaries.plan(_drop(window, amounts, begin, after))
         return True
 
-    def expire(self, summaries: Summaries, entries: list[AmountEntry], at_ms: int, flipped: list[Readers]) -> int:
+    def expire(self, summaries: Summaries, amounts: Amounts, at_ms: int, flipped: list[Readers]) -> int:
         """Collect who reads the atoms that turn false at exactly this instant, and forget what no window can ask for.
 
-        Answers the next instant at which one does, or FOREVER. `entries` are the customer's of this feature.
+        Answers the next instant at which one does, or FOREVER. `amounts` are the customer's of this feature.
         """
         next_ms = FOREVER
         for window in self.windows:
             if window.duration_ms == FOREVER:
                 continue
-            before = sum_since(entries, at_ms - window.duration_ms - 1)
-            after = sum_since(entries, at_ms - window.duration_ms)
+            _, before = sum_since(amounts, at_ms - window.duration_ms - 1)
+            begin, after = sum_since(amounts, at_ms - window.duration_ms)
             low, high = bisect_right(window.bounds, after), bisect_right(window.bounds, before)
             flipped += window.readers[low:high]
-            next_ms = min(next_ms, _drop(window, entries, after, at_ms))
-        expired = bisect_right(entries, (at_ms - self.widest_ms, ABOVE_HASHES, 0))
+            next_ms = min(next_ms, _drop(window, amounts, begin, after))
+        expired = place_after(amounts, at_ms - self.widest_ms)
         if expired:
-            del entries[:expired]
+            drop_oldest(amounts, expired)
             summaries.touch(self.key)
-            if not entries:
+            if not amounts:
                 del summaries.own_sums()[self.key]
         return next_ms
 
 
-def _drop(window: SumWindow, entries: list[AmountEntry], total: int, clock_ms: int) -> int:
-    """The instant at which the sum falls below the highest bound that it reaches, or FOREVER."""
+def _drop(window: SumWindow, amounts: Amounts, begin: int, total: int) -> int:
+    """When the sum of the window's entries, which begin there, falls below the highest bound it reaches, or FOREVER."""
     reached = bisect_right(window.bounds, total)
     if window.duration_ms == FOREVER or not reached or window.bounds[reached - 1] <= 0:
         return FOREVER
-    return drop_below(entries, clock_ms - window.duration_ms, window.bounds[reached - 1]) + window.duration_ms
+    return drop_time(amounts, begin, total, window.bounds[reached - 1]) + window.duration_ms
 
 
 class RegisterFeature:
@@ -607,7 +592,7 @@ class RegisterFeature:
             if time_ms < old[0] or (time_ms == old[0] and id_hash in old[2]):
                 return False
             if time_ms == old[0]:
-                writers = [*old[2], id_hash]
+                writers = _with_writer(old[2], len(old[2]), id_hash)
         summaries.own_registers()[self.key] = (time_ms, value, writers)
         before = set() if old is None else set(self._index.match(old[1]))
         flipped += [self._readers[identity] for identity in before ^ set(self._index.match(value))]
@@ -624,11 +609,41 @@ class RegisterFeature:
             return True
         if time_ms < old[0] or id_hash in old[2]:
             return False
-        at = old[2].index(READ_BACK) if READ_BACK in old[2] else -1
-        before, live = old[2][: max(at, 0)], old[2][at + 1 :]
-        writers = [*before, id_hash, READ_BACK, *live]
-        summaries.own_registers()[self.key] = (time_ms, old[1] if live else value, writers)
+        writers = old[2] if READ_BACK in old[2] else _with_writer(old[2], 0, READ_BACK)
+        # Behind it are those that came live since reading back began, few as a rule.
+        at = next(at for at in range(len(writers) - 1, -1, -1) if writers[at] == READ_BACK)
+        is_live = at < len(writers) - 1
+        writers = _with_writer(writers, at, id_hash)
+        summaries.own_registers()[self.key] = (time_ms, old[1] if is_live else value, writers)
         return True
+
+
+class ManyWriters(list[int]):
+    """Writers of one register at one time, so many that looking for one takes long. Only `add` may change them."""
+
+    __slots__ = ("known",)
+
+    def __init__(self, writers: list[int]) -> None:
+        super().__init__(writers)
+        self.known = set(writers)
+
+    def __contains__(self, writer: object) -> bool:
+        return writer in self.known
+
+    def add(self, at: int, writer: int) -> None:
+        self.insert(at, writer)
+        self.known.add(writer)
+
+
+def _with_writer(writers: list[int], at: int, writer: int) -> list[int]:
+    """The writers with one more at that place. What was given is not to be used any more."""
+    if not isinstance(writers, ManyWriters):
+        if len(writers) < INLINE_ENTRIES:
+            writers.insert(at, writer)
+            return writers
+        writers = ManyWriters(writers)
+    writers.add(at, writer)
+    return writers
 
 
 EntryFeature = CountFeature | SumFeature

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from heapq import merge as merge_sorted
 
-from conditions.features import READ_BACK, AmountEntry, Entries, Register
+from conditions.amounts import Amounts
+from conditions.features import READ_BACK, Entries, Register
 
 
 def merge_entries(first: Entries, second: Entries, keep: int) -> Entries:
@@ -17,9 +18,9 @@ def merge_entries(first: Entries, second: Entries, keep: int) -> Entries:
     return [part for entry in newest for part in entry]
 
 
-def merge_amounts(first: list[AmountEntry], second: list[AmountEntry]) -> list[AmountEntry]:
+def merge_amounts(first: Amounts, second: Amounts) -> Amounts:
     """The union of two sum summaries; an event that is in both counts once."""
-    merged: list[AmountEntry] = []
+    merged: Amounts = []
     for entry in merge_sorted(first, second):
         if not merged or merged[-1][:2] != entry[:2]:
             merged.append(entry)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Protocol
 
-from state.customers import Customer, add_spilled, customer_key, decode_customer, spill_key
+from state.customers import Customer, add_spilled, customer_key, decode_customer, spill_keys
 from state.overlay import Overlay
 
 
@@ -87,10 +87,11 @@ def read_customers(source: Records, customer_ids: Sequence[str]) -> list[Custome
         for customer_id, record in zip(customer_ids, records, strict=True)
         if record is not None
     ]
-    wanted = [(customer, feature_key) for customer in found for feature_key in customer.spilled]
+    wanted = [(customer, *spilled) for customer in found if customer.spilled for spilled in spill_keys(customer)]
     if wanted:
-        keys = [spill_key(customer_key(customer.id), feature_key) for customer, feature_key in wanted]
-        for (customer, feature_key), spilled in zip(wanted, source.get_many(keys), strict=True):
-            if spilled is not None:
-                add_spilled(customer, feature_key, spilled)
+        parts = iter(source.get_many([key for _, _, keys in wanted for key in keys]))
+        for customer, feature_key, keys in wanted:
+            stored = [part for part in islice(parts, len(keys)) if part is not None]
+            if stored:
+                add_spilled(customer, feature_key, stored)
     return found

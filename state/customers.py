@@ -3,21 +3,47 @@
 A record is the customer's next deadline (8 bytes, big-endian milliseconds, at a fixed place so that the deadline index
 can be rebuilt without decoding) and a msgpack array. A summary of more than `INLINE_ENTRIES` entries lives under a key
 of its own, `customer id, 0xFF, feature key`, so that it is written only when it changes: 0xFF never occurs in UTF-8.
+The amounts of a sum, which may be very many, are cut into parts of `PART_ENTRIES`, so that only those are written that
+changed: all but the first part have their number behind the key.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import msgspec
 
-from conditions.features import FOREVER, INLINE_ENTRIES, NO_KEYS, NOTHING, AmountEntry, Register, Summaries
+from conditions.amounts import AmountEntry, Amounts, ManyAmounts
+from conditions.features import FOREVER, INLINE_ENTRIES, NO_KEYS, NOTHING, Register, Summaries
 
 SPILL_MARK = b"\xff"
 NEVER_MS = FOREVER
 _DEADLINE_BYTES = 8
 _COUNTS, _SUMS = b"c", b"s"  # the first byte of a spilled summary
+_FEATURE_BYTES = 8
+_PART_BYTES = 6
+PART_ENTRIES = 256
+
+
+class Extent(NamedTuple):
+    """What of a spilled summary is stored: so many entries, behind those that were dropped.
+
+    `WHOLE` is all that is in the one record.
+    """
+
+    dropped: int
+    kept: int
+
+    @property
+    def parts(self) -> range:
+        """The numbers of its records."""
+        return range(self.dropped // PART_ENTRIES, max(0, self.dropped + self.kept - 1) // PART_ENTRIES + 1)
+
+
+WHOLE = Extent(0, 0)
+NONE_SPILLED: Mapping[int, Extent] = MappingProxyType({})
 
 
 class Record(msgspec.Struct, array_like=True):
@@ -26,9 +52,9 @@ class Record(msgspec.Struct, array_like=True):
     last_effective_ms: int
     differing: set[int]
     counts: dict[int, tuple[int, ...]]
-    sums: dict[int, list[AmountEntry]]
+    sums: dict[int, Amounts]
     registers: dict[int, Register]
-    spilled: list[int]
+    spilled: list[int | tuple[int, int, int]]  # feature keys: alone, or with the extent of a sum
     asked: int = 0
     born: int = 0
 
@@ -71,7 +97,7 @@ class Customer(Summaries):
     def __init__(self, customer_id: str) -> None:
         self.id = customer_id
         self.stored_deadline_ms = NEVER_MS
-        self.spilled = NO_KEYS
+        self.spilled = NONE_SPILLED
         self.is_dirty = False
         self.forget()
 
@@ -93,12 +119,19 @@ def customer_key(customer_id: str) -> bytes:
     return customer_id.encode()
 
 
-def spill_key(customer: bytes, feature_key: int) -> bytes:
-    return customer + SPILL_MARK + feature_key.to_bytes(8, "big")
+def spill_key(customer: bytes, feature_key: int, part: int = 0) -> bytes:
+    suffix = part.to_bytes(_PART_BYTES, "big") if part else b""
+    return customer + SPILL_MARK + feature_key.to_bytes(_FEATURE_BYTES, "big") + suffix
+
+
+def spill_keys(customer: Customer) -> list[tuple[int, list[bytes]]]:
+    """The spilled summaries' feature keys, each with the keys of its records."""
+    key = customer_key(customer.id)
+    return [(each, [spill_key(key, each, part) for part in stored.parts]) for each, stored in customer.spilled.items()]
 
 
 def is_spill(key: bytes) -> bool:
-    return len(key) > _DEADLINE_BYTES and key[-9:-8] == SPILL_MARK
+    return SPILL_MARK in key
 
 
 def record_deadline_ms(record: bytes) -> int:
@@ -122,18 +155,28 @@ def decode_customer(customer_id: str, record: bytes) -> Customer:
     customer.counts = counts
     customer.sums = fields.sums or NOTHING
     customer.registers = fields.registers or NOTHING
-    customer.spilled = frozenset(fields.spilled)
+    if fields.spilled:
+        customer.spilled = dict(_extent(each) for each in fields.spilled)
     customer.asked = fields.asked
     customer.born = fields.born
     return customer
 
 
-def add_spilled(customer: Customer, feature_key: int, record: bytes) -> None:
-    """Add a summary that has a key of its own."""
-    if record[:1] == _SUMS:
-        customer.own_sums()[feature_key] = _decode_sums(memoryview(record)[1:])
-    else:
-        customer.counts[feature_key] = _decode_counts(memoryview(record)[1:])
+def _extent(spilled: int | tuple[int, int, int]) -> tuple[int, Extent]:
+    return (spilled, WHOLE) if isinstance(spilled, int) else (spilled[0], Extent(*spilled[1:]))
+
+
+def add_spilled(customer: Customer, feature_key: int, records: Sequence[bytes]) -> None:
+    """Add a summary from the records that it has of its own."""
+    if records[0][:1] == _COUNTS:
+        customer.counts[feature_key] = _decode_counts(memoryview(records[0])[1:])
+        return
+    stored = customer.spilled[feature_key]
+    entries = [entry for record in records for entry in _decode_sums(memoryview(record)[1:])]
+    # The first part may hold some that have been dropped since. What is whole counts as changed: it becomes parts.
+    amounts = ManyAmounts(entries[-stored.kept :], stored.dropped)
+    amounts.changed_from = stored.dropped + stored.kept
+    customer.own_sums()[feature_key] = amounts
 
 
 def encode_customer(customer: Customer) -> list[tuple[bytes, bytes | None]]:
@@ -143,7 +186,7 @@ def encode_customer(customer: Customer) -> list[tuple[bytes, bytes | None]]:
     if touched:
         customer.touched = NO_KEYS
     if not customer.known:
-        return [(key, None), *((spill_key(key, each), None) for each in customer.spilled)]
+        return [(key, None), *((each, None) for _, keys in spill_keys(customer) for each in keys)]
     # A summary that may be large is touched whenever it changes.
     if touched or customer.spilled:
         large = _large(customer)
@@ -172,23 +215,53 @@ def _large(customer: Customer) -> dict[int, Sequence[Any]]:
 def _encode_spilling(
     customer: Customer, key: bytes, large: dict[int, Sequence[Any]], touched: frozenset[int]
 ) -> list[tuple[bytes, bytes | None]]:
+    before = customer.spilled
+    parts: list[tuple[bytes, bytes | None]] = []
+    spilled: dict[int, Extent] = {}
+    for feature_key, entries in large.items():
+        is_stored = feature_key in before
+        if feature_key in customer.sums:
+            amounts = entries if isinstance(entries, ManyAmounts) else ManyAmounts(entries)
+            spilled[feature_key] = Extent(amounts.dropped, len(amounts))
+            parts += _changed_parts(key, feature_key, amounts, is_stored)
+        else:
+            spilled[feature_key] = WHOLE
+            if feature_key in touched or not is_stored:
+                parts.append((spill_key(key, feature_key), _COUNTS + _encode(entries)))
+    customer.spilled = spilled
+    gone = [
+        (spill_key(key, each, part), None)
+        for each, stored in before.items()
+        for part in _gone(stored, spilled.get(each))
+    ]
     fields = (
         customer.last_effective_ms,
         list(customer.differing),
         {each: entries for each, entries in customer.counts.items() if each not in large},
         {each: entries for each, entries in customer.sums.items() if each not in large},
         customer.registers or {},
-        list(large),
+        [each if stored is WHOLE else (each, *stored) for each, stored in spilled.items()],
         customer.asked,
         customer.born,
     )
-    records: list[tuple[bytes, bytes | None]] = [
-        (key, customer.deadline_ms.to_bytes(_DEADLINE_BYTES, "big") + _encode(fields))
-    ]
-    for feature_key, entries in large.items():
-        if feature_key in touched or feature_key not in customer.spilled:
-            mark = _SUMS if feature_key in customer.sums else _COUNTS
-            records.append((spill_key(key, feature_key), mark + _encode(entries)))
-    records.extend((spill_key(key, each), None) for each in customer.spilled.difference(large))
-    customer.spilled = frozenset(large)
-    return records
+    record = customer.deadline_ms.to_bytes(_DEADLINE_BYTES, "big") + _encode(fields)
+    return [(key, record), *parts, *gone]
+
+
+def _gone(before: Extent, after: Extent | None) -> Iterator[int]:
+    """The parts that are stored and not to be any more."""
+    stored, kept = before.parts, range(0) if after is None else after.parts
+    yield from range(stored.start, min(stored.stop, kept.start))
+    yield from range(max(stored.start, kept.stop), stored.stop)
+
+
+def _changed_parts(
+    key: bytes, feature_key: int, amounts: ManyAmounts, is_stored: bool
+) -> Iterator[tuple[bytes, bytes | None]]:
+    """The records of the parts of a sum that changed, or of all where none is stored; they count as written then."""
+    dropped, end = amounts.dropped, amounts.dropped + len(amounts)
+    begin = max(dropped, amounts.changed_from) if is_stored else dropped
+    amounts.changed_from = end
+    for part in Extent(begin, end - begin).parts if begin < end else ():
+        first = part * PART_ENTRIES - dropped
+        yield spill_key(key, feature_key, part), _SUMS + _encode(amounts[max(0, first) : first + PART_ENTRIES])

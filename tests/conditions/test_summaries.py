@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,6 +14,7 @@ from conditions.documents import parse_segments
 from conditions.events import Event, Order
 from conditions.features import (
     FOREVER,
+    INLINE_ENTRIES,
     READ_BACK,
     CountAtom,
     CountFeature,
@@ -197,3 +199,39 @@ def test_a_register_reads_the_same_records_back_twice_without_a_difference() -> 
             feature.fold_old(summaries, value, 5, id_hash)
 
     assert summaries.registers[feature.key] == (5, "live", [0, 1, READ_BACK, 3])
+
+
+class WatchedHash(int):
+    """A hash of an event's id that counts how often one of them is compared."""
+
+    compared = 0
+
+    def __eq__(self, other: object) -> bool:
+        WatchedHash.compared += 1
+        return int(self) == other
+
+    __hash__ = int.__hash__
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+def test_a_register_with_very_many_writers_at_one_time_finds_each_at_once(is_old: bool) -> None:
+    feature, summaries = RegisterFeature("r"), Summaries()
+    WatchedHash.compared = 0
+    for id_hash in range(10_000):
+        if is_old:
+            assert feature.fold_old(summaries, id_hash, 5, WatchedHash(id_hash))
+            assert not feature.fold_old(summaries, "again", 5, WatchedHash(id_hash // 2))
+        else:
+            assert feature.fold(summaries, id_hash, 5, WatchedHash(id_hash), [])
+            assert not feature.fold(summaries, "again", 5, WatchedHash(id_hash // 2), [])
+
+    assert summaries.registers[feature.key] == (5, 9_999, [*range(10_000), *[READ_BACK] * is_old])
+    assert WatchedHash.compared < 10_000 * 10
+
+
+@given(st.integers(0, 3 * INLINE_ENTRIES), st.randoms(use_true_random=False))
+def test_a_register_takes_many_records_of_one_time_read_back_beside_live_ones(
+    count: int, chance: random.Random
+) -> None:
+    records = [(str(number), 5) for number in range(count)]
+    assert written(records, chance.randrange(10**6)) == (str(count - 1) if count else None)

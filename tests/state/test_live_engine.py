@@ -12,7 +12,7 @@ from conditions.documents import SegmentDocument, encode_segment, parse_segments
 from conditions.events import Event, Rejected
 from conditions.segments import SegmentCompiler
 from connectors.json_events import decode_line, decode_record
-from state.customers import decode_customer, is_spill
+from state.customers import SPILL_MARK, decode_customer, is_spill
 from state.engine import BatchResult
 from state.live_engine import LiveEngine
 from state.memory_store import MemoryStore
@@ -208,7 +208,7 @@ def unread(stream: Stream) -> set[int]:
     kept: set[int] = set()
     for key, record in stream.store.scan():
         if is_spill(key):
-            kept.add(int.from_bytes(key[-8:], "big"))
+            kept.add(int.from_bytes(key.partition(SPILL_MARK)[2][:8], "big"))
         else:
             customer = decode_customer(key.decode(), record)
             kept |= {*customer.counts, *customer.sums, *customer.registers}
