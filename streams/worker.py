@@ -30,6 +30,7 @@ from streams.polling import Membership, PollingThread, PositionLost, Records
 from streams.redefining import Redefining, WantedDefinitions
 from streams.settings import Settings
 from streams.trouble import Trouble
+from streams.unread import UnreadRecords
 
 log = structlog.get_logger(__name__)
 
@@ -88,6 +89,7 @@ class Worker:
         self._connected = False
         self._failure: BaseException | None = None
         self._unread: StreamsError | None = None
+        self._unread_records = UnreadRecords()
         self.progress_at = time.monotonic()
 
     # -- what Faust calls ---------------------------------------------------------------------------------------------
@@ -358,6 +360,7 @@ class Worker:
         self._on_step("written")
         for each in decided:
             self._metrics.count(each.result)
+            self._unread_records.note(each.result.rejected)
 
     def _outgoing(self, decided: Decided) -> list[Outgoing]:
         checkpoint = Checkpoint(
