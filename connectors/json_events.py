@@ -7,6 +7,7 @@ that record's fault alone, with the code `internal`.
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -64,6 +65,12 @@ CODES = frozenset(
 # Nesting takes brackets: what has no more of them is read whatever else is on the stack.
 MAX_PLAIN_BRACKETS = MAX_SLOW_DEPTH
 PLAIN_BYTES = 2 * MAX_PLAIN_BRACKETS
+
+# msgspec takes an exponent beyond 9,999 for 9,999, which only tells of a number with nearly as many digits before it.
+# To look at each byte would take as long as all the rest; so many digits show in one byte of a thousand.
+LONG_NUMBER_BYTES = 9_000
+SAMPLED_BYTES = 1_024
+_LONG_NUMBER = re.compile(rb"[0-9.]{8}")  # LONG_NUMBER_BYTES // SAMPLED_BYTES of them
 
 TRACED_CALLS = 12  # the innermost ones
 
@@ -170,10 +177,14 @@ def _read_plain(values: Sequence[bytes]) -> list[Envelope]:
 
 
 def _require_plain(value: bytes) -> None:
-    """Refuse what is too large, or perhaps nested so deeply that its properties cannot be read later on."""
+    """Refuse what is too large, what is perhaps nested so deeply that its properties cannot be read later on, and what
+    may hold an amount that msgspec reads wrongly.
+    """
     if len(value) <= PLAIN_BYTES:
         return
     if len(value) > MAX_VALUE_BYTES or value.count(b"[") + value.count(b"{") > MAX_PLAIN_BRACKETS:
+        raise OddEvent
+    if len(value) > LONG_NUMBER_BYTES and _LONG_NUMBER.search(value[::SAMPLED_BYTES]) is not None:
         raise OddEvent
 
 

@@ -742,3 +742,20 @@ def test_want_of_memory_says_nothing_of_the_record_and_is_raised(monkeypatch: py
     monkeypatch.setattr(json_events, "load_json", FailingReader(MemoryError()))
     with pytest.raises(MemoryError):
         decode_line(orjson.dumps(record(event_id=5, more="mark")), 0)
+
+
+@pytest.mark.parametrize(
+    ("total", "micros"),
+    [
+        ("17" * 5_000 + "E-9996", 1_717_171_717),
+        ("17" * 5_000 + "E-9999", 1_717_172),
+        ("17" * 5_000 + "E-10003", 172),
+        ("17" * 5_000 + "e-100000", 0),
+        ("17" * 5_000 + "E-1000000000000000000", 0),
+        ("0." + "0" * 10_000 + "17E10003", 170_000_000),
+    ],
+)
+def test_an_amount_of_very_many_digits_counts_as_written(total: str, micros: int) -> None:
+    properties = f'{{"order_id":"o","total":{total}}}'
+    value = f'{{"event_id":"e","type":"purchase.order","customer_id":"c","time":0,"properties":{properties}}}'
+    assert decoded(value.encode()).payload == Order("o", micros)
