@@ -15,6 +15,7 @@ from connectors.json_events import Encoded, decode_records
 
 SLICE_RECORDS = 250  # decoded at a time
 SLICE_BYTES = 4 << 20  # of records of a usual size
+SAMPLED_RECORDS = 64  # of what came together
 
 
 class Buffer:
@@ -24,7 +25,7 @@ class Buffer:
         self.place = TP(topic, number)
         self.received = 0
         self.size_bytes = 0
-        """Of values and keys. What came together counts until all of it is gone."""
+        """Of values and keys, as far as a sample tells. What came together counts until all of it is gone."""
         self._newest = -1
         self._records: list[Encoded] = []
         self._taken = 0  # of those
@@ -43,7 +44,7 @@ class Buffer:
         if records:
             self._records += _not_later(records, MAX_TIME_MS if now_ms is None else now_ms)
             self._newest = records[-1][-1]
-            size_bytes = sum([len(value or b"") + len(key or b"") for value, key, _, _ in records])
+            size_bytes = _size_bytes(records)
             self._added += len(records)
             self._sizes.append((self._added, size_bytes))
             self.size_bytes += size_bytes
@@ -84,6 +85,12 @@ def _not_later(records: list[Encoded], latest_ms: int) -> list[Encoded]:
         (value, key, timestamp_ms if timestamp_ms is None else min(timestamp_ms, latest_ms), offset)
         for value, key, timestamp_ms, offset in records
     ]
+
+
+def _size_bytes(records: list[Encoded]) -> int:
+    """Of few records, as large ones come, all are looked at; of many an even sample, which costs next to nothing."""
+    sample = records[:: max(1, len(records) // SAMPLED_RECORDS)]
+    return sum([len(value or b"") + len(key or b"") for value, key, _, _ in sample]) * len(records) // len(sample)
 
 
 Run = tuple[Buffer, list[Encoded]]  # records of one topic with none of another between them

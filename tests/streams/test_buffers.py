@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 
 from conditions.times import MAX_TIME_MS
 from connectors.json_events import Encoded
-from streams.buffers import SLICE_BYTES, SLICE_RECORDS, Buffer, decoded, latest_ms, settle, take_in_order
+from streams.buffers import (
+    SAMPLED_RECORDS,
+    SLICE_BYTES,
+    SLICE_RECORDS,
+    Buffer,
+    decoded,
+    latest_ms,
+    settle,
+    take_in_order,
+)
 from streams.metrics import Metrics
 from streams.settings import load_settings
 from streams.worker import BUFFERED_BYTES, Worker
@@ -118,6 +127,17 @@ def test_fewer_records_are_decoded_at_a_time_where_they_are_large(size: int, exp
     buffer = Buffer("visits", 0)
     buffer.add([(b"v" * size, None, 1, at) for at in range(SLICE_RECORDS + 50)], -1, None)
     assert [len(slice_) for slice_ in decoded([(buffer, buffer.take(1_000))], 0)] == expected
+
+
+@pytest.mark.parametrize("count", [2 * SAMPLED_RECORDS - 1, 4_000])
+def test_of_many_records_a_sample_tells_the_bytes(count: int) -> None:
+    sizes = [100_000 if at % 7 == 3 else 10 for at in range(count)]
+    buffer = Buffer("visits", 0)
+    buffer.add([(b"v" * size, b"", 1, at) for at, size in enumerate(sizes)], -1, None)
+    if count < 2 * SAMPLED_RECORDS:
+        assert buffer.size_bytes == sum(sizes)
+    else:
+        assert 0.7 * sum(sizes) < buffer.size_bytes < 1.4 * sum(sizes)
 
 
 def test_records_without_key_and_value_take_no_bytes() -> None:
