@@ -8,6 +8,7 @@ its definition has to be written again, under `next_version`.
 
 from __future__ import annotations
 
+import traceback
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from itertools import takewhile
@@ -34,7 +35,9 @@ KEPT_CHANGES = 20
 KEPT_PROBLEMS = 100
 HIGHEST_VERSION = 2**63 - 1
 
-Reason = Literal["invalid", "duplicate_name", "stale", "repeated"]
+TRACED_CALLS = 12  # the innermost ones
+
+Reason = Literal["invalid", "duplicate_name", "stale", "repeated", "internal"]
 
 
 class DefinitionChange(msgspec.Struct, frozen=True):
@@ -76,12 +79,16 @@ class Applied(msgspec.Struct, frozen=True):
 
 
 class Ignored(msgspec.Struct, frozen=True):
-    """The record changes nothing. All but repetitions of what is in force are worth a report."""
+    """The record changes nothing. All but repetitions of what is in force are worth a report.
+
+    `trace` is the traceback where reading it failed in a way that nobody foresaw, which the reason `internal` says.
+    """
 
     key: str
     offset: int
     reason: Reason
     errors: tuple[DocumentError, ...]
+    trace: str = ""
 
     def __str__(self) -> str:
         return f'definition of "{self.key}" at offset {self.offset} ignored: {"; ".join(map(str, self.errors))}'
@@ -180,6 +187,12 @@ class DefinitionHistory:
         except DocumentErrors as error:
             self._settle(segment_id, None)
             return self._ignore(segment_id, offset, "invalid", *error.errors)
+        except MemoryError:
+            raise  # it says nothing of the record
+        except Exception as error:  # noqa: BLE001 - the last line of defence: the segments that are in force stay so
+            self._settle(segment_id, None)
+            trace = "".join(traceback.format_exception(error, limit=-TRACED_CALLS))
+            return self._ignore(segment_id, offset, "internal", _unforeseen(error), trace=trace)
         found = self._refusal(record, offset) or self._take(record, offset, timestamp_ms)
         self._settle(segment_id, record)
         return found
@@ -237,8 +250,8 @@ class DefinitionHistory:
             self._definitions[segment_id] = msgspec.structs.replace(self._definitions[segment_id], counts_on=False)
         return found
 
-    def _ignore(self, key: str, offset: int, reason: Reason, *errors: DocumentError) -> Ignored:
-        ignored = Ignored(key, offset, reason, errors)
+    def _ignore(self, key: str, offset: int, reason: Reason, *errors: DocumentError, trace: str = "") -> Ignored:
+        ignored = Ignored(key, offset, reason, errors, trace)
         self.ignored[reason] += 1
         if reason != "repeated":
             self.problems.append(ignored)
@@ -256,6 +269,11 @@ class DefinitionHistory:
 
 def _as_record(definition: Definition) -> DefinitionRecord:
     return DefinitionRecord(definition.id, definition.version, definition.document)
+
+
+def _unforeseen(error: Exception) -> DocumentError:
+    got = shorten(ascii(f"{type(error).__name__}: {error}")[1:-1])
+    return DocumentError("", f"expected to read the record, got {got}: a defect of Rollcall, to be reported with it")
 
 
 def duplicate_name(name: str, holder: str, path: str = "name") -> DocumentError:

@@ -102,6 +102,7 @@ class Rejected(msgspec.Struct, frozen=True):
     """An invalid record, on its way to the dead letters.
 
     `path` names the first wrong field ("" for the record itself); `message` says what was expected and what was there.
+    `trace` is the traceback where the decoder itself failed, and empty for all that it foresees.
     """
 
     code: str
@@ -112,3 +113,4 @@ class Rejected(msgspec.Struct, frozen=True):
     offset: int
     topic: str | None = None
     partition: int = 0
+    trace: str = ""

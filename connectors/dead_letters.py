@@ -30,7 +30,7 @@ def dead_letter_line(rejected: Rejected) -> bytes:
     """One JSON line with its line feed, for a line of a file that was no event.
 
     `line` counts from 1; `original` is the line in base64. Of more than 1 MiB only the beginning is kept, and `size`
-    (bytes) and `sha256` (hexadecimal) describe the whole.
+    (bytes) and `sha256` (hexadecimal) describe the whole. `trace` is there where the decoder itself failed.
     """
     original = rejected.value or b""
     letter = {
@@ -44,6 +44,8 @@ def dead_letter_line(rejected: Rejected) -> bytes:
         letter |= {"size": rejected.size, "sha256": rejected.sha256}
     elif len(original) > MAX_VALUE_BYTES:
         letter |= {"size": len(original), "sha256": hashlib.sha256(original).hexdigest()}
+    if rejected.trace:
+        letter["trace"] = rejected.trace
     return orjson.dumps(letter, option=orjson.OPT_APPEND_NEWLINE)
 
 
@@ -66,8 +68,8 @@ def dead_letter_record(rejected: Rejected, limit_bytes: int) -> DeadLetter:
 def _reason(rejected: Rejected) -> list[tuple[str, bytes]]:
     return [
         ("rollcall.error.code", rejected.code.encode()),
-        ("rollcall.error.path", rejected.path.encode()),
-        ("rollcall.error.message", rejected.message.encode()),
+        ("rollcall.error.path", rejected.path.encode(errors="backslashreplace")),
+        ("rollcall.error.message", rejected.message.encode(errors="backslashreplace")),
         ("rollcall.error.topic", (rejected.topic or "").encode()),
         ("rollcall.error.partition", str(rejected.partition).encode()),
         ("rollcall.error.offset", str(rejected.offset).encode()),

@@ -1,15 +1,17 @@
 """JSON bytes to events: the input format of Kafka records and of event files.
 
 Whatever the bytes, decoding gives an Event or a Rejected and never raises. A record is read quickly first
-(`connectors/typed_events.py`) and, where that does not take it, again with care.
+(`connectors/typed_events.py`) and, where that does not take it, again with care. What nobody foresaw in reading one is
+that record's fault alone, with the code `internal`.
 """
 
 from __future__ import annotations
 
+import re
+import traceback
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import msgspec
 import orjson
 
 from conditions.events import CustomerUpdate, Event, Rejected
@@ -55,24 +57,22 @@ CODES = frozenset(
         "no_key",
         "key_mismatch",
         "too_large",
+        "internal",
     )
 )
 """Every `Rejected.code` there is."""
 
-# What the quick reading raises for a record that it does not take.
-_ODD = (
-    msgspec.DecodeError,
-    UnicodeDecodeError,
-    RecursionError,
-    FieldError,
-    OddEvent,
-    TimeError,
-    orjson.JSONDecodeError,
-)
-
 # Nesting takes brackets: what has no more of them is read whatever else is on the stack.
 MAX_PLAIN_BRACKETS = MAX_SLOW_DEPTH
 PLAIN_BYTES = 2 * MAX_PLAIN_BRACKETS
+
+# msgspec takes an exponent beyond 9,999 for 9,999, which only tells of a number with nearly as many digits before it.
+# To look at each byte would take as long as all the rest; so many digits show in one byte of a thousand.
+LONG_NUMBER_BYTES = 9_000
+SAMPLED_BYTES = 1_024
+_LONG_NUMBER = re.compile(rb"[0-9.]{8}")  # LONG_NUMBER_BYTES // SAMPLED_BYTES of them
+
+TRACED_CALLS = 12  # the innermost ones
 
 # A record's value, key, timestamp in ms (None or negative where it has none), and offset.
 Encoded = tuple[bytes | None, bytes | None, int | None, int]
@@ -97,8 +97,8 @@ def decode_records(records: Sequence[Encoded], topic: str, partition: int) -> li
             event = Event(
                 read.event_id, kind, customer_id, time_ms, record_time_ms, offset, read, payload, topic, partition
             )
-        except _ODD:
-            decoded.append(_record_with_care(value, key, record_time_ms, offset, topic, partition))
+        except Exception:  # noqa: BLE001 - whatever keeps a record from being read quickly, reading with care tells it
+            decoded.append(_with_care(value, key, record_time_ms, offset, topic, partition))
         else:
             decoded.append(event)
     return decoded
@@ -109,20 +109,6 @@ def decode_record(
 ) -> Event | Rejected:
     """The event of one Kafka record, see `decode_records`."""
     return decode_records([(value, key, record_time_ms, offset)], topic, partition)[0]
-
-
-def _record_with_care(
-    value: bytes | None, key: bytes | None, record_time_ms: int | None, offset: int, topic: str, partition: int
-) -> Event | Rejected:
-    """The slow reading of a record, which finds out all."""
-    try:
-        if key is None or value is None or len(value) > MAX_VALUE_BYTES:
-            raise _unreadable(key, value)
-        if record_time_ms is not None and record_time_ms < 0:
-            record_time_ms = None
-        return _event(load_json(value), key, record_time_ms, offset, topic, partition)
-    except (FieldError, InexactNumberError, orjson.JSONDecodeError) as problem:
-        return _settle(problem, value, key, record_time_ms, offset, topic, partition)
 
 
 def decode_lines(lines: Sequence[Line], offsets: Iterable[int]) -> list[Event | Rejected]:
@@ -144,7 +130,7 @@ def decode_lines(lines: Sequence[Line], offsets: Iterable[int]) -> list[Event | 
                 time_ms = record_time_ms if moment is None else min(parse_time(moment), record_time_ms)
             payload = (makers.get(kind) or new_payload_maker(kind))(read)
             event = Event(read.event_id, kind, read.customer_id, time_ms, record_time_ms, offset, read, payload)
-        except _ODD:
+        except Exception:  # noqa: BLE001 - as in `decode_records`
             decoded.append(_line_with_care(line, offset))
         else:
             decoded.append(event)
@@ -159,28 +145,25 @@ def decode_line(line: Line, offset: int) -> Event | Rejected:
 def _line_with_care(line: Line, offset: int) -> Event | Rejected:
     if isinstance(line, OversizeLine):
         message = _too_large(line.size)
-        return RejectedLine("too_large", "", message, None, line.beginning, offset, None, 0, line.size, line.sha256)
+        return RejectedLine("too_large", "", message, None, line.beginning, offset, size=line.size, sha256=line.sha256)
     return decode_line_with_care(line, offset)
 
 
 def decode_line_with_care(line: bytes, offset: int) -> Event | Rejected:
     """The slow reading of a line, which finds out all."""
-    try:
-        return _event(load_json(line), None, None, offset, None, 0)
-    except (FieldError, InexactNumberError, orjson.JSONDecodeError) as problem:
-        return _settle(problem, line, None, None, offset, None, 0)
+    return _with_care(line, None, None, offset, None, 0)
 
 
 def _read_all(values: Sequence[Line | None]) -> Sequence[Envelope | None]:
     """Records as nearly all are written; None for any other."""
     try:
-        return _read_plain(values)  # type: ignore[arg-type]  # anything but bytes raises TypeError
-    except (TypeError, *_ODD):
+        return _read_plain(values)  # type: ignore[arg-type]  # anything but bytes raises
+    except Exception:  # noqa: BLE001 - as in `decode_records`; what is no bytes raises TypeError
         return [None] if len(values) == 1 else [_read_all([value])[0] for value in values]
 
 
 def _read_plain(values: Sequence[bytes]) -> list[Envelope]:
-    """All records, each as nearly all are written. Raises TypeError or one of _ODD where there is any other."""
+    """All records, each as nearly all are written. Raises where there is any other."""
     whole = b" ".join(values)
     if not whole.isascii():
         whole.decode()  # what msgspec passes over it does not check
@@ -194,11 +177,41 @@ def _read_plain(values: Sequence[bytes]) -> list[Envelope]:
 
 
 def _require_plain(value: bytes) -> None:
-    """Refuse what is too large, or perhaps nested so deeply that its properties cannot be read later on."""
+    """Refuse what is too large, what is perhaps nested so deeply that its properties cannot be read later on, and what
+    may hold an amount that msgspec reads wrongly.
+    """
     if len(value) <= PLAIN_BYTES:
         return
     if len(value) > MAX_VALUE_BYTES or value.count(b"[") + value.count(b"{") > MAX_PLAIN_BRACKETS:
         raise OddEvent
+    if len(value) > LONG_NUMBER_BYTES and _LONG_NUMBER.search(value[::SAMPLED_BYTES]) is not None:
+        raise OddEvent
+
+
+def _with_care(
+    value: bytes | None, key: bytes | None, record_time_ms: int | None, offset: int, topic: str | None, partition: int
+) -> Event | Rejected:
+    """The slow reading, which finds out all; `topic` is None for a line of a file."""
+    try:
+        return _event_or_reason(value, key, record_time_ms, offset, topic, partition)
+    except MemoryError:
+        raise  # it says nothing of the record
+    except Exception as error:  # noqa: BLE001 - the last line of defence: all other records go on
+        trace = "".join(traceback.format_exception(error, limit=-TRACED_CALLS))
+        return Rejected("internal", "", _unforeseen(error), key, value, offset, topic, partition, trace)
+
+
+def _event_or_reason(
+    value: bytes | None, key: bytes | None, record_time_ms: int | None, offset: int, topic: str | None, partition: int
+) -> Event | Rejected:
+    try:
+        if value is None or (topic is not None and (key is None or len(value) > MAX_VALUE_BYTES)):
+            raise _unreadable(key, value)
+        if record_time_ms is not None and record_time_ms < 0:
+            record_time_ms = None
+        return _event(load_json(value), key, record_time_ms, offset, topic, partition)
+    except (FieldError, InexactNumberError, orjson.JSONDecodeError) as problem:
+        return _settle(problem, value, key, record_time_ms, offset, topic, partition)
 
 
 def _event(
@@ -309,6 +322,11 @@ def _unreadable(key: bytes | None, value: bytes | None) -> FieldError:
     if key is None:
         return FieldError("no_key", "", "expected the customer id as the record's key, got no key")
     return FieldError("not_json", "", "expected a JSON object, got no value")
+
+
+def _unforeseen(error: Exception) -> str:
+    got = shorten(ascii(f"{type(error).__name__}: {error}")[1:-1])
+    return f"expected to read the record, got {got}: a defect of Rollcall, to be reported with the record"
 
 
 def _too_large(size: int) -> str:

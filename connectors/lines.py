@@ -37,7 +37,7 @@ class OversizeLine(msgspec.Struct, frozen=True, gc=False):
         return False
 
 
-class RejectedLine(Rejected, frozen=True):
+class RejectedLine(Rejected, frozen=True, kw_only=True):
     """An OversizeLine among the dead letters: `value` is its beginning, `size` and `sha256` are of the whole."""
 
     size: int = 0

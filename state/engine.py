@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence, Set
+from operator import length_hint
 from typing import Any, Literal
 
 import msgspec
@@ -25,6 +26,7 @@ from state.overlay import Overlay
 from state.redefinition import SEGMENT_MARK, Asking, CompiledChange, History
 from state.store import Store, WriteSet
 from state.wave import Due, Wave
+from state.whereabouts import whereabouts
 
 MARKER_KEY = b"marker"
 DEFAULT_CACHED_CUSTOMERS = 50_000
@@ -221,8 +223,16 @@ class Batch:
     def take(self, records: Records, now_ms: int) -> int:
         """Decide the records, or as many of them as fit; when fewer are taken, finish and begin anew.
 
-        None are taken where more deadlines than one batch may hold stand at one instant: `settle` fires those.
+        None are taken where more deadlines than one batch may hold stand at one instant: `settle` fires those. What is
+        raised has a note of the records, and of the one among them that it was raised for: the state may be wrong then.
         """
+        try:
+            return self._take(records, now_ms)
+        except Exception as error:
+            error.add_note(whereabouts(records, self.computation.applying))
+            raise
+
+    def _take(self, records: Records, now_ms: int) -> int:
         computation = self.computation
         horizon_ms = max(latest_ms(records), computation.clock_ms)
         if horizon_ms >= self._cut_ms:
@@ -292,6 +302,17 @@ class Computation:
         self._decisions: list[_Decision] = []  # changes in the making
         self._changes: list[Change] = []
         self._rejected: list[Rejected] = []
+        self._in_turn: tuple[Sequence[Event], Iterator[Event]] = (), iter(())
+
+    @property
+    def applying(self) -> Event | None:
+        """The event whose turn it is, while there is one."""
+        events, left = self._in_turn
+        return events[-1 - length_hint(left)] if events else None
+
+    def _each(self, events: Sequence[Event]) -> Iterator[Event]:
+        self._in_turn = events, iter(events)
+        return self._in_turn[1]
 
     @property
     def written(self) -> int:
@@ -312,9 +333,10 @@ class Computation:
         """
         # Each of these steps is taken for all events before the next one is, as their code stays in the processor's
         # cache only so long as no other runs.
-        matched = [self._matched(event) for event in events]
-        hashes = [xxh3_64_intdigest(event.event_id.encode()) for event in events]
+        matched = [self._matched(event) for event in self._each(events)]
+        hashes = [xxh3_64_intdigest(event.event_id.encode()) for event in self._each(events)]
         taken = self._fold_all(events, customers, matched, hashes)
+        self._each(())
         self._complete(now_ms)
         return taken
 
@@ -328,7 +350,7 @@ class Computation:
         decisions, most_decisions = self._decisions, self._most_changes - len(self._changes)
         apply, wave, clock_ms = self._apply, self.wave, self.clock_ms
         # `customers` go on behind those of the events
-        inputs = zip(events, matched, hashes, customers, strict=False)
+        inputs = zip(self._each(events), matched, hashes, customers, strict=False)
         for taken, (event, features, id_hash, customer) in enumerate(inputs):
             if len(decisions) >= most_decisions:
                 return taken
@@ -380,10 +402,14 @@ class Computation:
         wave = self.wave
         while (due := wave.pop(until_ms)) is not None:
             at_ms, _, customer = due
-            if self._asking is not None:
-                self._ask_anew(customer, self._asking)
-            if customer.deadline_ms == at_ms:
-                self._fire(customer)
+            try:
+                if self._asking is not None:
+                    self._ask_anew(customer, self._asking)
+                if customer.deadline_ms == at_ms:
+                    self._fire(customer)
+            except Exception as error:
+                error.add_note(f"at the deadline {at_ms} ms of customer {customer.id!a}")
+                raise
 
     def _fire(self, customer: Customer) -> None:
         """Let the customer's deadline pass: what turns false at that instant, and when the next one is."""
@@ -510,7 +536,11 @@ class Computation:
         """Ask the customers about the changed segments, and let what is due of theirs fire."""
         assert self._asking is not None, "only while a redefinition is under way"
         for customer in customers:
-            self._ask_anew(customer, self._asking)
+            try:
+                self._ask_anew(customer, self._asking)
+            except Exception as error:
+                error.add_note(f"asking customer {customer.id!a} about changed segments")
+                raise
         self._asking.cursor = cursor
         self._fire_wave(self.limit[0])
         self._complete(now_ms)
@@ -573,13 +603,13 @@ class Computation:
         nexts = [counts[key].expire(customer, entries, at_ms, []) for key, entries in tuple(customer.counts.items())]
         customer.deadline_ms = min([*nexts, self._expire_sums(customer, at_ms, [])])
 
-    def fold_history(self, events: Iterable[Event], customers: Iterable[Customer], features: History) -> None:
+    def fold_history(self, events: Sequence[Event], customers: Iterable[Customer], features: History) -> None:
         """Fold events from before live ones took over into features that were not kept then; decides nothing.
 
         `customers` are those of the events, in the same order.
         """
         number = 0 if self._asking is None else self._asking.number
-        for event, customer in zip(events, customers, strict=True):
+        for event, customer in zip(self._each(events), customers, strict=True):
             if not customer.known or customer.born == number:
                 continue
             if features.fold(customer, event, self.clock_ms):

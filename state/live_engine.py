@@ -34,6 +34,7 @@ from state.redefinition import (
     write_progress,
 )
 from state.store import Store
+from state.whereabouts import whereabouts
 
 
 class LiveEngine(PartitionEngine):
@@ -136,7 +137,11 @@ class LiveEngine(PartitionEngine):
         found = [event for event in events if self._history.concerns(event)]
         customers = self._cache.prefetch([each.customer_id for each in found])
         computation = self._computation((0, ""))
-        computation.fold_history(found, customers, self._history)
+        try:
+            computation.fold_history(found, customers, self._history)
+        except Exception as error:
+            error.add_note(whereabouts(found, computation.applying))
+            raise
         return self._staged(computation.result(0))
 
     def finish_backfill(self, history_from_ms: int | None) -> BatchResult:

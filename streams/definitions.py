@@ -42,7 +42,15 @@ OnIgnored = Callable[[Ignored], None]
 def log_ignored(ignored: Ignored) -> None:
     """Tell of a record that somebody ought to look at."""
     errors = [str(each) for each in ignored.errors]
-    log.warning("definition_ignored", segment=ignored.key, offset=ignored.offset, reason=ignored.reason, errors=errors)
+    more = {"exception": ignored.trace} if ignored.trace else {}
+    log.warning(
+        "definition_ignored",
+        segment=ignored.key,
+        offset=ignored.offset,
+        reason=ignored.reason,
+        errors=errors,
+        **more,
+    )
 
 
 class DefinitionsFollower:
@@ -165,15 +173,22 @@ class DefinitionsFollower:
 
     async def _apply(self, records: Sequence[LogRecord], position: int, on_change: OnChange | None) -> None:
         for record in records:
-            found = self.history.apply(record.key, record.value, record.offset, record.timestamp_ms)
-            if isinstance(found, Applied) and on_change is not None:
-                on_change(found)
-            elif isinstance(found, Ignored) and found.reason != "repeated":
-                self._on_ignored(found)
+            try:
+                self._apply_one(record, on_change)
+            except Exception as error:
+                error.add_note(f"at offset {record.offset} of the definitions topic, key {record.key!a}")
+                raise
         if position > self.position:
             async with self._moved:
                 self.position = position
                 self._moved.notify_all()
+
+    def _apply_one(self, record: LogRecord, on_change: OnChange | None) -> None:
+        found = self.history.apply(record.key, record.value, record.offset, record.timestamp_ms)
+        if isinstance(found, Applied) and on_change is not None:
+            on_change(found)
+        elif isinstance(found, Ignored) and found.reason != "repeated":
+            self._on_ignored(found)
 
 
 class DefinitionsWriter:

@@ -23,6 +23,7 @@ from streams.settings import Settings
 MOST_DEADLINES = 2_000  # of waves, between two batches of live events; all partitions of a worker share them
 FEWEST_DEADLINES = 50  # of one partition
 ORDERED_DEADLINES = 1_000  # of one partition whose batches are cut at deadlines, and of few records
+WAY_OUT = "docs/events-and-changes.md says how to go on, under `When a record ends the worker`"
 
 
 class RecordsMissing(StreamsError):
@@ -80,7 +81,14 @@ class Partition:
             return None
         applied = self.engine.marker.applied
         ends = {topic: applied[topic] + 1 for topic in self.buffers if topic in applied}
-        return self.redefining.step(wanted, ends, now_ms)
+        try:
+            return self.redefining.step(wanted, ends, now_ms)
+        except Exception as error:
+            error.add_note(
+                f"partition {self.number}, on the way to the definitions up to position {wanted.history.position}. "
+                f"{WAY_OUT}"
+            )
+            raise
 
     def close(self) -> None:
         """Stop what goes on in the background, and close the store."""
@@ -132,9 +140,13 @@ class Partition:
         """How many records are buffered."""
         return sum(map(len, self.buffers.values()))
 
-    def full(self) -> set[TP]:
-        """The topics that have enough buffered for now."""
-        return {buffer.place for buffer in self.buffers.values() if len(buffer) >= self._batch_records}
+    def full(self, most_bytes: int) -> set[TP]:
+        """The topics that have enough buffered for now: the records of a batch, or so many bytes."""
+        return {
+            buffer.place
+            for buffer in self.buffers.values()
+            if len(buffer) >= self._batch_records or buffer.size_bytes >= most_bytes
+        }
 
     def decide(self, ends: dict[TP, LogEnd], now_ms: int, partitions: int = 1) -> BatchResult | None:
         """Decide the next batch of records and due deadlines; None where there is nothing to do.
@@ -152,7 +164,11 @@ class Partition:
         if not runs and not self.engine.tick(max(clock_ms, self.engine.marker.clock_ms)):
             return None
         self._pace.note_live_work()
-        result = self._decided(runs, now_ms, clock_ms)
+        try:
+            result = self._decided(runs, now_ms, clock_ms)
+        except Exception as error:
+            error.add_note(f"partition {self.number}: nothing of its batch was committed. {WAY_OUT}")
+            raise
         settle(self.buffers, runs, result.consumed)
         return result
 

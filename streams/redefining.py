@@ -27,6 +27,7 @@ SCANNED_QUESTIONS = 20_000  # one is one customer and one changed segment
 READ_AHEAD_BATCHES = 2
 AGAIN_S = 1.0
 LONGEST_PAUSE_S = 30.0
+SHOWN_SEGMENTS = 20
 
 
 class WantedDefinitions(Protocol):
@@ -150,7 +151,11 @@ class Redefining:
             return None
         self._noted = position
         log.info("definitions_change", partition=self._number, segments=len(changed), position=position)
-        return engine.begin_redefinition(position, changed, ends)
+        try:
+            return engine.begin_redefinition(position, changed, ends)
+        except Exception as error:
+            error.add_note(f"taking changed definitions of {', '.join(each.id for each in changed[:SHOWN_SEGMENTS])}")
+            raise
 
     def _candidates(self, history: DefinitionHistory) -> Iterable[str]:
         """The segments that may differ from what is wanted."""

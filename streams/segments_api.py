@@ -20,7 +20,7 @@ import msgspec
 import structlog
 from aiohttp import hdrs, web
 
-from conditions.definition_history import DefinitionHistory, encode_document
+from conditions.definition_history import DefinitionHistory, Ignored, encode_document
 from conditions.definition_plans import (
     DefinitionRefused,
     DuplicateName,
@@ -97,7 +97,7 @@ class _SegmentsApi:
         return self._follower.history
 
     async def list(self, request: web.Request) -> web.Response:
-        problems = [msgspec.to_builtins(each) for each in self._history.problems]
+        problems = [_reported(each) for each in self._history.problems]
         segments = [summary(each) for each in self._history.definitions()]
         return json_answer({"segments": segments, "position": self._follower.position, "problems": problems})
 
@@ -173,6 +173,13 @@ class _SegmentsApi:
         except TimeoutError:
             raise WriteRefused(408, f"the body did not arrive within {BODY_TIMEOUT_S:.0f} s") from None
         raise WriteRefused(413, f"expected a document of at most {self._most_bytes:,} bytes")
+
+
+def _reported(ignored: Ignored) -> dict[str, Any]:
+    """What is told of a record that was ignored; its traceback is for the log."""
+    fields: dict[str, Any] = msgspec.to_builtins(ignored)
+    del fields["trace"]
+    return fields
 
 
 def _versions(header: str) -> list[int]:

@@ -30,11 +30,15 @@ from streams.polling import Membership, PollingThread, PositionLost, Records
 from streams.redefining import Redefining, WantedDefinitions
 from streams.settings import Settings
 from streams.trouble import Trouble
+from streams.unread import UnreadRecords
 
 log = structlog.get_logger(__name__)
 
 TICK_S = 0.02  # how often it looks whether a deadline is due, when nothing else wakes it
 LONG_TURN_S = 2.0  # many segments take seconds to compile, for each partition
+# Of all partitions together. A topic's share is more than records of a usual size come to, but of 1 MiB each those of
+# one batch would be gigabytes.
+BUFFERED_BYTES = 256 << 20
 AHEAD_RECORDS = 500  # fewer are decided in less time than a transaction takes
 TRANSIENT = (CommitFailed, CommitUnknown, Fenced, PositionLost, RecordsMissing, RestoreStuck, Unreachable)
 
@@ -88,6 +92,7 @@ class Worker:
         self._connected = False
         self._failure: BaseException | None = None
         self._unread: StreamsError | None = None
+        self._unread_records = UnreadRecords()
         self.progress_at = time.monotonic()
 
     # -- what Faust calls ---------------------------------------------------------------------------------------------
@@ -288,7 +293,9 @@ class Worker:
             raise unread
 
     def _pause_full(self) -> None:
-        self._fetcher.paused = frozenset(tp for each in self._partitions.values() for tp in each.full())
+        partitions = self._partitions.values()
+        share_bytes = BUFFERED_BYTES // max(1, len(partitions) * len(self._settings.topics))
+        self._fetcher.paused = frozenset(tp for each in partitions for tp in each.full(share_bytes))
 
     # -- deciding and committing --------------------------------------------------------------------------------------
 
@@ -358,6 +365,7 @@ class Worker:
         self._on_step("written")
         for each in decided:
             self._metrics.count(each.result)
+            self._unread_records.note(each.result.rejected)
 
     def _outgoing(self, decided: Decided) -> list[Outgoing]:
         checkpoint = Checkpoint(

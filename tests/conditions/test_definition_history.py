@@ -371,3 +371,22 @@ def test_the_history_tells_which_segments_changed_behind_a_position() -> None:
     assert sorted(log.history.changed_since(3)) == ["a", "b"]
     assert log.history.changed_since(5) == ["b"]
     assert log.history.changed_since(log.history.position) == []
+
+
+def test_a_record_that_cannot_be_read_for_a_reason_nobody_foresaw_is_ignored_and_the_segments_stay(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Any) -> None:
+        raise RecursionError("too \ud800 deep")
+
+    log.write(document("a", "First"))
+    with monkeypatch.context() as broken:
+        broken.setattr("conditions.definition_history.parse_segment", fail)
+        found = log.write(document("a", "Second", version=2))
+    assert isinstance(found, Ignored)
+    assert found.reason == "internal"
+    assert "RecursionError: too \\ud800 deep" in str(found)
+    assert "Traceback" in found.trace
+    assert log.history.document("a") == document("a", "First")
+    assert log.history.unsettled == {"a"}
+    assert reason(log.write(document("a", "Third", version=3))) == "changed"

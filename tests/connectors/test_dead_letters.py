@@ -46,7 +46,7 @@ def test_a_line_of_a_file_is_kept_in_base64_with_its_number() -> None:
 
 
 def test_an_oversize_line_is_kept_cut_with_size_and_digest_of_the_whole() -> None:
-    read = letter(RejectedLine("too_large", "", "…", None, b"abc", 4, None, 0, 2_000_000, "00ff"))
+    read = letter(RejectedLine("too_large", "", "…", None, b"abc", 4, size=2_000_000, sha256="00ff"))
     assert (read["original"], read["size"], read["sha256"]) == ("YWJj", 2_000_000, "00ff")
 
 
@@ -93,3 +93,16 @@ def test_a_short_key_stays_whole_beside_a_huge_value() -> None:
     assert key == b"c1"
     assert value is not None
     assert 990_000 < len(value) < 1_000_000
+
+
+def test_a_line_that_the_decoder_failed_on_is_kept_with_the_traceback() -> None:
+    assert letter(Rejected("internal", "", "expected …", None, b"{}", 4, trace="Traceback …"))["trace"] == "Traceback …"
+
+
+def test_a_reason_with_half_of_a_surrogate_pair_is_told_as_an_escape() -> None:
+    _, _, headers = dead_letter_record(
+        Rejected("internal", "a\ud800", "got \udfff", b"c1", b"{}", 12, "tracking", 3), 9_000
+    )
+    told = dict(headers)
+    assert told["rollcall.error.path"] == b"a\\ud800"
+    assert told["rollcall.error.message"] == b"got \\udfff"

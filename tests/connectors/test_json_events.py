@@ -24,7 +24,7 @@ from conditions.events import (
     Rejected,
     Url,
 )
-from connectors import json_events
+from connectors import json_events, typed_events
 from connectors.json_events import CODES, decode_line, decode_line_with_care
 from connectors.lines import MAX_VALUE_BYTES, OversizeLine, RejectedLine
 
@@ -496,7 +496,7 @@ def test_records_without_a_usable_value_or_time_are_rejected(
 def test_an_oversize_line_is_rejected_with_what_is_known_of_it() -> None:
     outcome = decode_line(OversizeLine(b"abc", 2_000_000, "00ff"), 4)
     message = "expected at most 1048576 bytes, got 2000000"
-    assert outcome == RejectedLine("too_large", "", message, None, b"abc", 4, None, 0, 2_000_000, "00ff")
+    assert outcome == RejectedLine("too_large", "", message, None, b"abc", 4, size=2_000_000, sha256="00ff")
 
 
 @pytest.mark.parametrize(("depth", "is_valid"), [(1, True), (100, True), (101, False), (240, False), (900, False)])
@@ -679,3 +679,83 @@ def test_an_event_with_damaged_bytes_gives_an_event_or_a_rejection(
 ) -> None:
     value = orjson.dumps(sample)
     assert_event_or_rejected(decode_line(value[:at] + damage + value[at + 1 :], 0))
+
+
+# What nobody foresaw
+
+
+class FailingReader:
+    """Stands for `load_json`, and fails as told for records with a mark in them."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def __call__(self, value: bytes) -> Any:
+        if b"mark" in value:
+            raise self._error
+        return orjson.loads(value)
+
+
+UNFORESEEN = [
+    (RuntimeError("no"), "RuntimeError: no"),
+    (RecursionError("too deep"), "RecursionError: too deep"),
+    (KeyError("a\ud800\n"), "KeyError: 'a\\\\ud800\\\\n'"),
+    (ValueError("\ud800" + "x" * 1_000), "ValueError: \\ud800xxx"),
+]
+
+
+@pytest.mark.parametrize(("error", "words"), UNFORESEEN)
+def test_a_record_that_the_decoder_fails_on_is_rejected_and_the_others_go_on(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, words: str
+) -> None:
+    monkeypatch.setattr(json_events, "load_json", FailingReader(error))
+    values = [orjson.dumps(record(event_id=each)) for each in ("e1", "e2")]
+    values.insert(1, orjson.dumps(record(event_id=5, more="mark")))
+    records = json_events.decode_records([(value, b"c1", 5, at) for at, value in enumerate(values)], "tracking", 3)
+    lines = json_events.decode_lines(values, [0, 1, 2])
+    for outcomes in (records, lines):
+        assert [isinstance(each, Event) for each in outcomes] == [True, False, True]
+    failed = records[1]
+    assert isinstance(failed, Rejected)
+    assert (failed.code, failed.path, failed.offset, failed.topic, failed.partition) == (
+        "internal",
+        "",
+        1,
+        "tracking",
+        3,
+    )
+    assert (failed.key, failed.value) == (b"c1", values[1])
+    assert words in failed.message
+    assert len(failed.message) <= 200
+    assert "Traceback" in failed.trace
+    assert "test_json_events.py" in failed.trace
+
+
+def test_a_record_that_the_quick_reading_fails_on_is_read_with_care(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(typed_events.PAYLOAD_MAKERS, "custom", {}.__getitem__)
+    event = decode_record(orjson.dumps(record(properties={"a": 1})), b"c1", TIME_MS, 0)
+    assert isinstance(event, Event)
+    assert event.properties == {"a": 1}
+
+
+def test_want_of_memory_says_nothing_of_the_record_and_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_events, "load_json", FailingReader(MemoryError()))
+    with pytest.raises(MemoryError):
+        decode_line(orjson.dumps(record(event_id=5, more="mark")), 0)
+
+
+@pytest.mark.parametrize(
+    ("total", "micros"),
+    [
+        ("17" * 5_000 + "E-9996", 1_717_171_717),
+        ("17" * 5_000 + "E-9999", 1_717_172),
+        ("17" * 5_000 + "E-10003", 172),
+        ("17" * 5_000 + "e-100000", 0),
+        ("17" * 5_000 + "E-1000000000000000000", 0),
+        ("0." + "0" * 10_000 + "17E10003", 170_000_000),
+    ],
+)
+def test_an_amount_of_very_many_digits_counts_as_written(total: str, micros: int) -> None:
+    properties = f'{{"order_id":"o","total":{total}}}'
+    value = f'{{"event_id":"e","type":"purchase.order","customer_id":"c","time":0,"properties":{properties}}}'
+    assert decoded(value.encode()).payload == Order("o", micros)

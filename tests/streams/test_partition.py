@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -156,3 +157,33 @@ def test_with_the_event_clock_a_wave_of_any_size_fires_before_the_records_after_
         changes += decided
     assert [change.type for change in changes] == ["left"] * len(customers) + ["entered"] * (2 * SLICE_RECORDS + 1)
     assert partition.waiting == 0
+
+
+def test_a_topic_is_full_with_so_many_bytes_however_few_its_records_are(partition: Partition) -> None:
+    log = Log(partition)
+    value = visit_of("anna", filler="x" * 1_000_000)
+    for number in range(4):
+        assert partition.full(3_500_000) == set(), number
+        log.add("anna", value, START_MS)
+    assert partition.full(3_500_000) == {TP(TOPIC, 0)}
+    log.decide(1)
+    assert (partition.waiting, partition.full(3_500_000)) == (0, set())
+
+
+def test_an_error_that_nobody_foresaw_says_what_was_not_committed_and_how_to_go_on(
+    partition: Partition, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("state.engine.Computation._apply", fail)
+    log = Log(partition)
+    log.visit(["anna", "bert"], START_MS)
+    with pytest.raises(ZeroDivisionError) as caught:
+        log.decide(1)
+    [applying, partition_and_way_out] = caught.value.__notes__
+    assert "while applying visits-0 offset 0: event '1'" in applying
+    assert "among visits-0 offsets 0 to 1" in applying
+    assert "partition 0: nothing of its batch was committed" in partition_and_way_out
+    page, heading = re.findall(r"(docs/\S+[.]md) .*`(.+)`", partition_and_way_out)[0]
+    assert f"## {heading}\n" in (Path(__file__).parents[2] / page).read_text(encoding="utf-8")
