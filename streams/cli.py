@@ -24,7 +24,14 @@ from conditions.definition_plans import DefinitionRefused, DuplicateName, Unknow
 from conditions.documents import DocumentErrors, SegmentDocument
 from conditions.times import TimeError, parse_time
 from state.store import StateError, Store
-from streams.settings import HIGHEST_PORT, Settings, SettingsError, load_settings, shown_settings
+from streams.settings import (
+    HIGHEST_PORT,
+    Settings,
+    SettingsError,
+    ignored_variables,
+    load_settings,
+    shown_settings,
+)
 
 FAILED, WRONG_USE = 1, 2
 INTERRUPTED = 128 + signal.SIGINT
@@ -143,6 +150,13 @@ def _segments(path: Path) -> list[SegmentDocument]:
         raise typer.Exit(WRONG_USE) from None
     except OSError as error:
         raise CommandError(_os_error(error), WRONG_USE) from error
+
+
+def _settings(flags: dict[str, Any] | None = None) -> Settings:
+    """The settings in force; says which variables look like one and are none. Raises SettingsError."""
+    for line in ignored_variables(os.environ):
+        _complain(line)
+    return load_settings(flags)
 
 
 def _require_events(path: Path) -> None:
@@ -348,7 +362,7 @@ def explain(
         raise CommandError("--state looks into a folder and --url asks a worker: give one of them", WRONG_USE)
     try:
         if state is None:
-            answer = explain_over_http(url or worker_url(load_settings()), customer, segment)
+            answer = explain_over_http(url or worker_url(_settings()), customer, segment)
         else:
             with open_readers(state) as readers:
                 answer = explain_customer(readers, customer, segment)
@@ -369,7 +383,7 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command one flag for each setting, and the settings in force as its only argument."""
 
     def run(**flags: Any) -> None:
-        command(load_settings({name: flags.pop(name) for name in Settings.model_fields}), **flags)
+        command(_settings({name: flags.pop(name) for name in Settings.model_fields}), **flags)
 
     own = [each for each in inspect.signature(command, eval_str=True).parameters.values() if each.name != "settings"]
     settings = [
@@ -668,7 +682,7 @@ def segments_history(settings: Settings, segment: SegmentArgument, as_json: Json
 @app.command()
 def config(as_json: JsonOption = False) -> None:
     """Show the settings in force, secrets masked."""
-    shown = shown_settings(load_settings())
+    shown = shown_settings(_settings())
     if as_json:
         _answer_json(shown)
     else:

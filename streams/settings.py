@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 import socket
+from collections.abc import Iterable, Iterator
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -23,15 +24,26 @@ from pydantic_settings import (
 )
 
 from conditions.kinds import duration_ms
+from conditions.wording import did_you_mean, nearest_word, shorten
 
 SETTINGS_FILE = "rollcall.toml"
 PREFIX = "ROLLCALL_"
 HIGHEST_PORT = 65_535
 LONGEST_TIMEOUT_MS = (1 << 31) - 1  # Kafka's protocol has 32 bits for it
+LONGEST_GRACE = "1d"
+DURATION = re.compile(r"[0-9]{1,9}(ms|[smhdw])")
 SERVER = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+(%[^\s,\]]+)?\]|[^\s,:/\[\]]+)(:(?P<port>[0-9]{1,5}))?")
 
 Topics = Annotated[tuple[str, ...], NoDecode]
-Duration = Annotated[str, Field(pattern=r"^[0-9]{1,9}(ms|[smhdw])$")]
+
+
+def _as_duration(value: str) -> str:
+    if DURATION.fullmatch(value) is None:
+        raise ValueError(f"expected a duration, an integer and ms, s, m, h, d or w, as in 2s; got {shorten(value)!r}")
+    return value
+
+
+Duration = Annotated[str, AfterValidator(_as_duration)]
 
 
 class SettingsError(ValueError):
@@ -95,12 +107,17 @@ class Settings(BaseSettings):
     session_timeout: Duration = Field("10s", description="after how long the group gives up a silent worker")
     transaction_timeout: Duration = Field("30s", description="after how long the broker ends an open transaction")
     message_max_bytes: int = Field(
-        1_000_000, ge=10_000, description="largest batch of records to send; no more than the topics' max.message.bytes"
+        1_000_000,
+        ge=10_000,
+        le=1_000_000_000,
+        description="largest batch of records to send; no more than the topics' max.message.bytes",
     )
     batch_records: int = Field(16_000, ge=1, le=100_000, description="records of one partition a batch, at most")
-    cache_customers: int = Field(50_000, ge=100, description="decoded customers a partition keeps in memory")
+    cache_customers: int = Field(
+        50_000, ge=100, le=100_000_000, description="decoded customers a partition keeps in memory"
+    )
     cache_mib: int = Field(64, ge=8, le=10_000_000, description="MiB of RocksDB block cache, shared by all partitions")
-    web_host: str = Field("127.0.0.1", description="address of /metrics, /livez and /readyz")
+    web_host: str = Field("127.0.0.1", min_length=1, description="address of /metrics, /livez and /readyz")
     web_port: int = Field(6066, ge=0, le=HIGHEST_PORT, description="port of the same; 0: any free one")
     web_advertise: str | None = Field(
         None,
@@ -130,6 +147,16 @@ class Settings(BaseSettings):
                     f"expected HOST:PORT, several with a comma between them, each port from 1 to {HIGHEST_PORT}, as in "
                     f"kafka-1.example:9092,kafka-2.example:9092; got {server.strip()!r} in {value!r}"
                 )
+        return value
+
+    @field_validator("idle_grace")
+    @classmethod
+    def _is_no_grace_for_ever(cls, value: str) -> str:
+        if milliseconds(value) > milliseconds(LONGEST_GRACE):
+            raise ValueError(
+                f"expected a duration of at most {LONGEST_GRACE}, got {value}: so much later deadlines fire while no "
+                "events come"
+            )
         return value
 
     @field_validator("session_timeout", "transaction_timeout")
@@ -302,8 +329,24 @@ def load_settings(flags: dict[str, Any] | None = None) -> Settings:
         raise SettingsError(f"{SETTINGS_FILE}: {error}") from error
 
 
+def ignored_variables(environment: Iterable[str]) -> Iterator[str]:
+    """A line for each name of a variable that looks like a setting's and is none's."""
+    names = sorted(environment)
+    # Kubernetes gives each container such variables, a service of this name among them.
+    services = [name.removesuffix("SERVICE_HOST") for name in names if name.endswith("_SERVICE_HOST")]
+    links = tuple(f"{service}{what}" for service in services for what in ("SERVICE_", "PORT"))
+    for name in names:
+        setting = name.upper().removeprefix(PREFIX).lower()
+        if name.upper().startswith(PREFIX) and setting not in Settings.model_fields and not name.startswith(links):
+            meant = nearest_word(setting, Settings.model_fields)
+            hint = "`rollcall config` lists all settings" if meant is None else f"did you mean {PREFIX}{meant.upper()}?"
+            yield f"the variable {shorten(name)} is ignored, as there is no such setting; {hint}"
+
+
 def _line(error: Any) -> str:
     name = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"{SETTINGS_FILE}: {shorten(name)} is no setting{did_you_mean(name, Settings.model_fields)}"
     message: str = error["msg"].removeprefix("Value error, ")
     where = f"{name} (flag --{name.replace('_', '-')}, variable {PREFIX}{name.upper()}, key in {SETTINGS_FILE}): "
     return (where if name else "") + message

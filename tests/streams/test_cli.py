@@ -298,6 +298,20 @@ def test_wrong_settings_end_with_2_and_every_one_is_named(tmp_path: Path) -> Non
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    "words", [["config"], ["explain", "anna"], ["segments", "list"], ["topics", "check"], ["worker", "--clock", "moon"]]
+)
+def test_a_variable_that_is_no_setting_is_told_and_nothing_else_changes(words: list[str], tmp_path: Path) -> None:
+    given = {"ROLLCALL_BOOTSTRAP_SERVERS": "127.0.0.1:1", "ROLLCALL_WEB_PORT": "1"}
+    plain = rollcall(*words, at=tmp_path, **given)
+    done = rollcall(*words, at=tmp_path, **given, ROLLCALL_CLOK="wall")
+    first, *others = done.stderr.splitlines()
+    assert first == (
+        "rollcall: the variable ROLLCALL_CLOK is ignored, as there is no such setting; did you mean ROLLCALL_CLOCK?"
+    )
+    assert (done.returncode, done.stdout, others) == (plain.returncode, plain.stdout, plain.stderr.splitlines())
+
+
 def test_a_worker_with_a_wrong_segments_file_does_not_start(tmp_path: Path) -> None:
     (tmp_path / "wrong.yaml").write_text("segments: []\n")
 
