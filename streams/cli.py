@@ -414,14 +414,16 @@ def worker(
     from streams.logs import configure_logs
     from streams.processes import process_settings, run_processes
 
-    configure_logs(settings, process)
+    stream = configure_logs(settings, process)
     start = () if settings.segments is None else _segments(settings.segments)
+    code = 0
     if process is None and settings.processes > 1:
-        raise typer.Exit(run_processes(settings))
+        code = run_processes(settings)
+    else:
+        from streams.service import serve
 
-    from streams.service import serve
-
-    asyncio.run(serve(settings if process is None else process_settings(settings, process), start))
+        asyncio.run(serve(settings if process is None else process_settings(settings, process), start))
+    raise typer.Exit(BROKEN_PIPE if stream.is_closed else code)
 
 
 @app.command("fixed-worker", hidden=True)
@@ -435,8 +437,9 @@ def fixed_worker(settings: Settings) -> None:
 
     if settings.segments is None:
         raise CommandError("fixed-worker needs --segments FILE", WRONG_USE)
-    configure_logs(settings)
+    stream = configure_logs(settings)
     asyncio.run(serve(settings, _segments(settings.segments), fixed=True))
+    raise typer.Exit(BROKEN_PIPE if stream.is_closed else 0)
 
 
 @app.command()
