@@ -62,8 +62,8 @@ _decoder = msgspec.json.Decoder(CustomerAnswer, float_hook=written_number)
 
 def _get(where: str) -> bytes | Problem:
     """The body, redirections followed. Raises WorkerUnanswering."""
-    request = Request(where, headers={"Accept": "application/json"})  # noqa: S310 - the user's own URL
     try:
+        request = Request(where, headers={"Accept": "application/json"})  # noqa: S310 - the user's own URL
         with urlopen(request, timeout=TIMEOUT_S) as answer:  # noqa: S310 - the user's own URL
             body: bytes = answer.read()
             return body

@@ -31,6 +31,8 @@ PREFIX = "ROLLCALL_"
 HIGHEST_PORT = 65_535
 LONGEST_TIMEOUT_MS = (1 << 31) - 1  # Kafka's protocol has 32 bits for it
 LONGEST_GRACE = "1d"
+WORKER_URL = re.compile(r"https?://[^\s/?#]+(/[^\s?#]*)?")
+TOPIC = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._-]{1,249}")  # what Kafka takes
 DURATION = re.compile(r"[0-9]{1,9}(ms|[smhdw])")
 SERVER = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+(%[^\s,\]]+)?\]|[^\s,:/\[\]]+)(:(?P<port>[0-9]{1,5}))?")
 
@@ -121,7 +123,6 @@ class Settings(BaseSettings):
     web_port: int = Field(6066, ge=0, le=HIGHEST_PORT, description="port of the same; 0: any free one")
     web_advertise: str | None = Field(
         None,
-        pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$",
         description="URL under which other workers and clients reach this one, and with several processes the first, "
         "each other at the next port; default: http://web_host:web_port",
     )
@@ -137,6 +138,17 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("topics", "changes_topic", "memberships_topic", "dead_letters_topic", "definitions_topic")
+    @classmethod
+    def _are_names_of_topics(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        for topic in (value,) if isinstance(value, str) else value:
+            if topic and not TOPIC.fullmatch(topic):
+                raise ValueError(
+                    "expected the name of a topic, 1 to 249 of the characters A-Z, a-z, 0-9, ., _ and -; got "
+                    f"{shorten(topic)!r}"
+                )
+        return value
 
     @field_validator("bootstrap_servers")
     @classmethod
@@ -174,13 +186,8 @@ class Settings(BaseSettings):
     @field_validator("web_advertise")
     @classmethod
     def _has_host_and_port(cls, value: str | None) -> str | None:
-        if value is not None:
-            try:
-                is_whole = bool(urlsplit(value).hostname) and urlsplit(value).port != 0
-            except ValueError:
-                is_whole = False
-            if not is_whole:
-                raise ValueError(f"expected a URL such as http://worker-1.example:6066, got {value!r}")
+        if value is not None and not is_worker_url(value):
+            raise ValueError(f"expected a URL such as http://worker-1.example:6066, got {value!r}")
         return value
 
     @model_validator(mode="after")
@@ -281,6 +288,14 @@ def _clash(topic: str, first: str, second: str) -> str:
 
 def milliseconds(text: str) -> int:
     return int(text[:-2]) if text.endswith("ms") else duration_ms(text)
+
+
+def is_worker_url(text: str) -> bool:
+    """Whether a worker can be asked there, if one is: http or https, a host, and maybe a port and a path."""
+    try:
+        return bool(WORKER_URL.fullmatch(text) and urlsplit(text).hostname) and urlsplit(text).port != 0
+    except ValueError:
+        return False
 
 
 def worker_url(settings: Settings, port: int | None = None) -> str:
