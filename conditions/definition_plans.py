@@ -53,14 +53,12 @@ class DuplicateName(DefinitionRefused):
 
 
 class StaleVersion(DefinitionRefused):
-    """The version in force is not the expected one. 0 stands for none."""
+    """The version in force, `found`, is not what was `expected`, in words. 0 stands for none."""
 
-    def __init__(self, segment_id: str, expected: int, found: int) -> None:
+    def __init__(self, segment_id: str, expected: str, found: int) -> None:
         is_there = f"version {found} is in force" if found else "there is no such segment"
-        wanted = f"version {expected}" if expected else "no such segment"
-        super().__init__(f"segment {segment_id}: expected {wanted}, but {is_there}")
+        super().__init__(f"segment {segment_id}: expected {expected}, but {is_there}")
         self.segment_id = segment_id
-        self.expected = expected
         self.found = found
 
 
@@ -140,7 +138,7 @@ def _record(segment_id: str, version: int, document: SegmentDocument | None) -> 
 def _require_version(history: DefinitionHistory, segment_id: str, expected: int | None) -> None:
     found = version_in_force(history, segment_id)
     if expected is not None and expected != found:
-        raise StaleVersion(segment_id, expected, found)
+        raise StaleVersion(segment_id, f"version {expected}" if expected else "no such segment", found)
 
 
 def _outcome(history: DefinitionHistory, document: SegmentDocument) -> Outcome:

@@ -20,6 +20,7 @@ from conditions.features import (
     RegisterFeature,
     SumAtom,
     SumFeature,
+    Summaries,
     ValueAtom,
 )
 from conditions.index import PredicateIndex
@@ -157,6 +158,10 @@ class Definitions:
 
     def _readers(self, atom: Atom) -> Readers:
         return self.feature_of(atom).readers(atom)  # type: ignore[arg-type]  # an atom's feature is of its kind
+
+    def kept_entries(self, summaries: Summaries) -> dict[int, int]:
+        """How many entries the summaries hold at most of each count feature that they hold any of, by its key."""
+        return {key: self.counts[key].keep for key in summaries.counts if key in self.counts}
 
     def features(self) -> Iterable[Feature]:
         """Every feature that some segment reads."""

@@ -114,6 +114,17 @@ def parse_segment(value: Any, path: str = "") -> SegmentDocument:
     return segment
 
 
+def restore_segment(value: Any) -> SegmentDocument:
+    """One segment that was checked before it was written, whatever has become a contradiction since.
+
+    Raises DocumentErrors.
+    """
+    try:
+        return msgspec.convert(value, SegmentDocument, builtin_types=(Decimal,))
+    except msgspec.ValidationError:
+        return parse_segment(value)
+
+
 def parse_segment_id(value: Any, path: str = "id") -> str:
     """The id of a segment, for records that hold nothing else of it. Raises DocumentErrors."""
     field = _fields_of(SegmentDocument)["id"]

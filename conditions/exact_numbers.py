@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from decimal import Decimal, InvalidOperation
+
+import msgspec
 
 _DIGITS_OF_DOUBLES = 15  # so many significant digits survive the way into a double and back
 _LONGEST_INTEGER = 1_000  # reading digits takes quadratic time
@@ -26,3 +29,12 @@ def exact_number(text: str) -> float | Decimal:
     except InvalidOperation:
         return double  # the exponent is beyond Decimal's: as good as zero
     return double if written == Decimal(repr(double)) else written
+
+
+def written_number(text: str) -> float | msgspec.Raw:
+    """The number of JSON as a double where that tells every digit written, else as it is written.
+
+    Any encoder of msgspec writes all digits of both.
+    """
+    number = exact_number(text)
+    return number if isinstance(number, float) and math.isfinite(number) else msgspec.Raw(text.encode())

@@ -12,8 +12,7 @@ from conditions.documents import (
     DocumentErrors,
     SegmentDocument,
     join_path,
-    parse_segment,
-    parse_segments,
+    restore_segment,
 )
 from conditions.exact_numbers import exact_integer, exact_number
 
@@ -69,13 +68,13 @@ def decode_segment(content: bytes) -> SegmentDocument:
     value, errors = load_json(content.decode())
     if errors:
         raise DocumentErrors(errors)
-    return parse_segment(value)
+    return restore_segment(value)
 
 
 def decode_segments(content: bytes) -> list[SegmentDocument]:
     """The segments of `{"segments": […]}` as `encode_segment` wrote each, with every digit. Raises DocumentErrors."""
     value, _ = load_json(content.decode())
-    return parse_segments(value)
+    return [restore_segment(each) for each in value["segments"]]
 
 
 # --- objects ---------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ To add a kind, write its record here: the parser, the JSON Schema, the reference
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from operator import attrgetter
@@ -198,6 +199,11 @@ def hosts_above(host: str) -> list[str]:
 
 
 Address = tuple[str, str]  # host and path
+QUERY_OR_FRAGMENT = re.compile("[?#]")
+NEVER_IN_PATHS = (
+    "the path of a URL ends before ? and #, so this matches no page: for a query write the whole address as url, with "
+    "query: exact"
+)
 
 
 def url_slots(
@@ -302,11 +308,15 @@ class UrlCondition(CountCondition, frozen=True, kw_only=True):
                 yield "url", "does not go with domain or path: use one or the other"
             if parse_url(self.url) is None:
                 yield "url", f"expected an absolute URL such as https://shop.example/cart, got {describe(self.url)}"
+        if self.path is not None and QUERY_OR_FRAGMENT.search(self.path):
+            yield "path", f"{NEVER_IN_PATHS}, got {describe(self.path)}"
         if self.subdomains and self.domain is None:
             yield "subdomains", "needs a domain"
         if self.query is not None and self.url is None:
             yield "query", "needs a url"
-        if self.domain is not None and not is_host(self.domain):
+        if self.domain is not None and self.domain.startswith("*."):
+            yield "domain", f"* stands for nothing here: expected {describe(self.domain[2:])} with subdomains: true"
+        elif self.domain is not None and not is_host(self.domain):
             yield "domain", f"expected a host such as shop.example, without scheme or path, got {describe(self.domain)}"
 
     def predicate(self) -> Predicate:

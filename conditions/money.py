@@ -31,6 +31,12 @@ def to_micros(value: int | float | Decimal) -> int:
     return int(value.quantize(_MICRO, context=_ROUNDING).scaleb(6, context=_ROUNDING))
 
 
+def decimal_text(micros: int) -> str:
+    """The amount, of zero or more, as a decimal that tells every micro."""
+    units, rest = divmod(micros, MICROS_PER_UNIT)
+    return f"{units}.{rest:06}".rstrip("0") if rest else f"{units}.0"
+
+
 def micros_of_float(value: float) -> int | None:
     """The micros of every decimal that reads as `value`, or None where they differ and the written text decides.
 

@@ -49,7 +49,7 @@ _NOTES = f"""\
 URLs compare by host (in lower case, without the default port of http and https, without a user) and by path: as
 written, case-sensitive, one trailing `/` ignored, an empty one the same as `/`. A prefix is held against the path with
 its `/`: `/sale/*` takes `/sale/` and `/sale/shoes`, not `/sale`. Scheme and fragment never matter, the query string
-only with `query: exact`.
+only with `query: exact`. So a `path` holds neither `?` nor `#`.
 
 ## Comparing values
 

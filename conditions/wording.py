@@ -50,10 +50,15 @@ def _length(text: str) -> str:
 
 def did_you_mean(word: object, known: Iterable[str]) -> str:
     """A question to put behind a message, or nothing where no known word is near."""
-    if not isinstance(word, str) or len(word) > LONGEST_SUGGESTED:
-        return ""
-    nearest = difflib.get_close_matches(word.lower(), list(known), n=1)
-    return f"; did you mean {nearest[0]}?" if nearest else ""
+    found = nearest_word(word, known) if isinstance(word, str) else None
+    return "" if found is None else f"; did you mean {found}?"
+
+
+def nearest_word(word: str, known: Iterable[str]) -> str | None:
+    """The known word, in lower case as all of them, that is most like the given one; None where none is near."""
+    if len(word) > LONGEST_SUGGESTED:
+        return None
+    return next(iter(difflib.get_close_matches(word.lower(), list(known), n=1)), None)
 
 
 def expectation(kind: inspect.Type) -> str:

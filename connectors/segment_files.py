@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -73,6 +74,8 @@ def _text(content: bytes) -> str:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         message = f"line {line}: expected UTF-8, got the byte 0x{content[error.start]:02x} at offset {error.start:,}"
+        if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
+            message = "expected UTF-8, got UTF-16: save the file as UTF-8"
         raise DocumentErrors([DocumentError("", message)]) from None
 
 

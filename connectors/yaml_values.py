@@ -54,15 +54,17 @@ def load_yaml(text: str) -> tuple[Any, list[DocumentError]]:
     try:
         return _Builder().build(yaml.parse(text, Loader=_LOADER))
     except yaml.MarkedYAMLError as error:
-        raise YamlFault(_syntax_fault(error)) from None
+        raise YamlFault(_syntax_fault(error, text)) from None
     except yaml.reader.ReaderError as error:
         line, column = text.count("\n", 0, error.position) + 1, error.position - text.rfind("\n", 0, error.position)
         raise YamlFault(f"line {line}, column {column}: {error.reason}: {chr(error.character)!a}") from None
 
 
-def _syntax_fault(error: yaml.MarkedYAMLError) -> str:
+def _syntax_fault(error: yaml.MarkedYAMLError, text: str) -> str:
     mark = error.problem_mark or error.context_mark
     where = f"{_place(mark)}: " if mark is not None else ""
+    if mark is not None and text[mark.index : mark.index + 1] == "\t":
+        return f"{where}a tab: YAML is indented by spaces"
     context = f" ({error.context})" if error.context else ""
     return f"{where}{error.problem or 'no YAML'}{context}"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -61,9 +61,12 @@ class CommittedState:
         return {change.key: change for change in self.asking.changes}
 
 
-def explain_standing(standing: Standing, definitions: Definitions, customer: Customer, at_ms: int) -> SegmentAnswer:
-    """Why the customer is in or out. What is still to be asked has no instant until which it holds."""
-    answer = explain_segment(standing.segment, definitions, customer, at_ms, standing.member)
+def explain_standing(standing: Standing, kept: Mapping[int, int], customer: Customer, at_ms: int) -> SegmentAnswer:
+    """Why the customer is in or out. What is still to be asked has no instant until which it holds.
+
+    `kept` is what `Definitions.kept_entries` said of the customer when the store did.
+    """
+    answer = explain_segment(standing.segment, kept, customer, at_ms, standing.member)
     return msgspec.structs.replace(answer, valid_until=None) if standing.pending else answer
 
 

@@ -9,6 +9,7 @@ from urllib.request import Request, urlopen
 
 import msgspec
 
+from conditions.exact_numbers import written_number
 from streams.inspection import CustomerAnswer, UnknownCustomerError, UnknownSegmentError
 
 TIMEOUT_S = 15.0
@@ -51,15 +52,18 @@ def explain_over_http(url: str, customer_id: str, segment_id: str | None) -> Cus
 
 def _decoded(where: str, body: bytes) -> CustomerAnswer:
     try:
-        return msgspec.json.decode(body, type=CustomerAnswer)
+        return _decoder.decode(body)
     except msgspec.DecodeError as error:
         raise WorkerUnanswering(f"{where} is no worker of this release: {error}") from error
 
 
+_decoder = msgspec.json.Decoder(CustomerAnswer, float_hook=written_number)
+
+
 def _get(where: str) -> bytes | Problem:
     """The body, redirections followed. Raises WorkerUnanswering."""
-    request = Request(where, headers={"Accept": "application/json"})  # noqa: S310 - the user's own URL
     try:
+        request = Request(where, headers={"Accept": "application/json"})  # noqa: S310 - the user's own URL
         with urlopen(request, timeout=TIMEOUT_S) as answer:  # noqa: S310 - the user's own URL
             body: bytes = answer.read()
             return body

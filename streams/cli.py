@@ -9,8 +9,9 @@ import inspect
 import os
 import re
 import signal
+import stat
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -24,7 +25,14 @@ from conditions.definition_plans import DefinitionRefused, DuplicateName, Unknow
 from conditions.documents import DocumentErrors, SegmentDocument
 from conditions.times import TimeError, parse_time
 from state.store import StateError, Store
-from streams.settings import HIGHEST_PORT, Settings, SettingsError, load_settings, shown_settings
+from streams.settings import (
+    HIGHEST_PORT,
+    Settings,
+    SettingsError,
+    ignored_variables,
+    load_settings,
+    shown_settings,
+)
 
 FAILED, WRONG_USE = 1, 2
 INTERRUPTED = 128 + signal.SIGINT
@@ -60,7 +68,20 @@ class CommandError(Exception):
 
 def main() -> None:
     """The entry point of the `rollcall` command."""
+    _open_closed_streams()
     sys.exit(_exit_code())
+
+
+def _open_closed_streams() -> None:
+    """Let what was closed at the start read and write nothing: else the next file that is opened takes its place."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            stream = open(number, mode, encoding="utf-8", closefd=False)  # noqa: SIM115 - as long as the process
+            setattr(sys, name, stream)
 
 
 def _exit_code() -> int:
@@ -110,9 +131,8 @@ def _explain_failure(error: Exception) -> int | None:
 
 def _os_error(error: OSError) -> str:
     """The file and what is wrong with it, without the number of the error."""
-    if error.strerror is None:
-        return str(error)
-    return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
+    reason = error.strerror or ", ".join(map(str, error.args))
+    return f"{error.filename}: {reason}" if error.filename is not None else reason
 
 
 def print_document_errors(error: DocumentErrors, source: str = "") -> None:
@@ -145,11 +165,46 @@ def _segments(path: Path) -> list[SegmentDocument]:
         raise CommandError(_os_error(error), WRONG_USE) from error
 
 
+def _settings(flags: dict[str, Any] | None = None) -> Settings:
+    """The settings in force; says which variables look like one and are none. Raises SettingsError."""
+    for line in ignored_variables(os.environ):
+        _complain(line)
+    return load_settings(flags)
+
+
 def _require_events(path: Path) -> None:
     if not path.exists():
         raise CommandError(f"{path}: no such file", WRONG_USE)
     if path.is_dir():
         raise CommandError(f"{path}: a folder; name a file of events", WRONG_USE)
+
+
+def _require_apart(read: Mapping[str, str | Path], written: Mapping[str, str | Path | None]) -> None:
+    """Refuse to write to a file that is read or written already; by what the user calls each of them."""
+    taken = {_identity(path): name for name, path in read.items()}
+    for name, path in written.items():
+        if path is None or (identity := _identity(path)) is None:
+            continue
+        if identity in taken:
+            raise CommandError(f"{name} {path} is the file of {taken[identity]} too: name another file", WRONG_USE)
+        taken[identity] = name
+
+
+def _identity(path: str | Path) -> object:
+    """What two names of a file have in common; None for what keeps nothing, such as a pipe or a device."""
+    try:
+        found = os.stat(path)  # noqa: PTH116 - for both kinds of names
+    except OSError:
+        return Path(path).resolve()
+    return (found.st_dev, found.st_ino) if stat.S_ISREG(found.st_mode) else None
+
+
+def _require_text(name: str, text: str | None) -> None:
+    """Refuse an argument whose bytes are not UTF-8."""
+    try:
+        (text or "").encode()
+    except UnicodeEncodeError:
+        raise CommandError(f"{name}: expected UTF-8, got {text!a}", WRONG_USE) from None
 
 
 def _instant(text: str | None, flag: str) -> int | None:
@@ -187,6 +242,8 @@ def replay(
     until_ms = _instant(until, "--until")
     if events != "-":
         _require_events(Path(events))
+    read = {"--segments": segments} if events == "-" else {"--segments": segments, "--events": Path(events)}
+    _require_apart(read, {"--output": output, "--dead-letters": dead_letters})
     store = MemoryStore() if state is None else RocksdbStore.open(state)
     tune_memory()
     try:
@@ -233,6 +290,9 @@ def convert(
     from connectors.purchases import convert as convert_purchases
 
     columns = Columns(customer, date, total, order_id, currency, product, quantity)
+    if separator is not None and len(separator) != 1:
+        raise CommandError(f"--separator {separator!r}: expected one character", WRONG_USE)
+    _require_apart({"the purchase list": purchases}, {"--output": output})
     try:
         with purchases.open(encoding="utf-8-sig", newline="") as source:
             lines = list(convert_purchases(source, columns, separator=separator))
@@ -342,13 +402,17 @@ def explain(
     """Say why a customer is in or out: each condition, what was seen, and when it next flips."""
     from streams.asking import explain_over_http
     from streams.inspection import UnknownCustomerError, UnknownSegmentError, explain_customer, open_readers, render
-    from streams.settings import worker_url
+    from streams.settings import is_worker_url, worker_url
 
     if state is not None and url is not None:
         raise CommandError("--state looks into a folder and --url asks a worker: give one of them", WRONG_USE)
+    if url is not None and not is_worker_url(url):
+        raise CommandError(f"--url {url}: expected a URL such as http://127.0.0.1:6066", WRONG_USE)
+    _require_text("CUSTOMER", customer)
+    _require_text("SEGMENT", segment)
     try:
         if state is None:
-            answer = explain_over_http(url or worker_url(load_settings()), customer, segment)
+            answer = explain_over_http(url or worker_url(_settings()), customer, segment)
         else:
             with open_readers(state) as readers:
                 answer = explain_customer(readers, customer, segment)
@@ -369,7 +433,7 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command one flag for each setting, and the settings in force as its only argument."""
 
     def run(**flags: Any) -> None:
-        command(load_settings({name: flags.pop(name) for name in Settings.model_fields}), **flags)
+        command(_settings({name: flags.pop(name) for name in Settings.model_fields}), **flags)
 
     own = [each for each in inspect.signature(command, eval_str=True).parameters.values() if each.name != "settings"]
     settings = [
@@ -400,14 +464,16 @@ def worker(
     from streams.logs import configure_logs
     from streams.processes import process_settings, run_processes
 
-    configure_logs(settings, process)
+    stream = configure_logs(settings, process)
     start = () if settings.segments is None else _segments(settings.segments)
+    code = 0
     if process is None and settings.processes > 1:
-        raise typer.Exit(run_processes(settings))
+        code = run_processes(settings)
+    else:
+        from streams.service import serve
 
-    from streams.service import serve
-
-    asyncio.run(serve(settings if process is None else process_settings(settings, process), start))
+        asyncio.run(serve(settings if process is None else process_settings(settings, process), start))
+    raise typer.Exit(BROKEN_PIPE if stream.is_closed else code)
 
 
 @app.command("fixed-worker", hidden=True)
@@ -421,8 +487,9 @@ def fixed_worker(settings: Settings) -> None:
 
     if settings.segments is None:
         raise CommandError("fixed-worker needs --segments FILE", WRONG_USE)
-    configure_logs(settings)
+    stream = configure_logs(settings)
     asyncio.run(serve(settings, _segments(settings.segments), fixed=True))
+    raise typer.Exit(BROKEN_PIPE if stream.is_closed else 0)
 
 
 @app.command()
@@ -469,9 +536,9 @@ app.add_typer(topics, name="topics")
 @with_settings
 def topics_create(
     settings: Settings,
-    partitions: Annotated[int, typer.Option(help="of every partitioned topic")] = 6,
+    partitions: Annotated[int, typer.Option(min=1, help="of every partitioned topic")] = 6,
     replication_factor: Annotated[
-        int | None, typer.Option(help="copies of each partition (default: 3, or as many as there are brokers)")
+        int | None, typer.Option(min=1, help="copies of each partition (default: 3, or as many as there are brokers)")
     ] = None,
 ) -> None:
     """Make the topics that are missing; may be called again."""
@@ -491,7 +558,7 @@ def topics_create(
 @topics.command("check")
 @with_settings
 def topics_check(
-    settings: Settings, sample: Annotated[int, typer.Option(help="records to look at, of each partition")] = 1000
+    settings: Settings, sample: Annotated[int, typer.Option(min=1, help="records to look at, of each partition")] = 1000
 ) -> None:
     """Look for what keeps a worker from working, and for customers that are split over partitions."""
     import asyncio
@@ -668,7 +735,7 @@ def segments_history(settings: Settings, segment: SegmentArgument, as_json: Json
 @app.command()
 def config(as_json: JsonOption = False) -> None:
     """Show the settings in force, secrets masked."""
-    shown = shown_settings(load_settings())
+    shown = shown_settings(_settings())
     if as_json:
         _answer_json(shown)
     else:

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple, Protocol
 
 from aiohttp import web
 
-from conditions.definitions import Definitions
 from conditions.explanation import SegmentAnswer
 from conditions.times import format_time
 from state.customers import Customer
@@ -125,7 +124,7 @@ class _Known(NamedTuple):
     at_ms: int
     memberships: list[dict[str, Any]]
     standings: list[Standing]
-    definitions: Definitions
+    kept: dict[int, int]
 
 
 def _known(partition: int, state: CommittedState, customer_id: str, segment_id: str | None) -> _Known | None:
@@ -142,13 +141,14 @@ def _known(partition: int, state: CommittedState, customer_id: str, segment_id: 
         for each in state.memberships(customer)
     ]
     standings = state.standings(customer, asked)
-    return _Known(partition, customer, state.marker.clock_ms, memberships, standings, state.definitions)
+    kept = state.definitions.kept_entries(customer)
+    return _Known(partition, customer, state.marker.clock_ms, memberships, standings, kept)
 
 
 async def _page(known: _Known, last: LastChanges | None) -> web.Response:
     explanations: list[SegmentAnswer] = []
     for place, standing in enumerate(known.standings, start=1):
-        explanations.append(explain_standing(standing, known.definitions, known.customer, known.at_ms))
+        explanations.append(explain_standing(standing, known.kept, known.customer, known.at_ms))
         if place % EXPLAINED_AT_ONCE == 0:
             await asyncio.sleep(0)
     return json_answer(

@@ -154,7 +154,8 @@ def explain_customer(readers: list[StateReader], customer_id: str, segment_id: s
         if customer is not None:
             at_ms = state.marker.clock_ms
             standings = state.standings(customer, segments)
-            answers = [explain_standing(each, reader.definitions, customer, at_ms) for each in standings]
+            kept = reader.definitions.kept_entries(customer)
+            answers = [explain_standing(each, kept, customer, at_ms) for each in standings]
             return CustomerAnswer(customer_id, format_time(at_ms), answers, pending_ids(standings))
     raise UnknownCustomerError(unknown_customer(customer_id))
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import os
+import signal
 import sys
+from typing import TextIO, cast
 
 import structlog
 
@@ -38,11 +42,43 @@ class RepeatFilter(logging.Filter):
         return True
 
 
-def configure_logs(settings: Settings, process: int | None = None) -> None:
+class LogStream(io.TextIOBase):
+    """The stream of a log: what cannot be written is lost, and never raises into the work that tells of it.
+
+    Where nobody reads any more the process is told to end in order, as by SIGTERM, and `is_closed` says so.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.is_closed = False
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            self._lose(error)
+        return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._lose(error)
+
+    def _lose(self, error: OSError) -> None:
+        if isinstance(error, BrokenPipeError) and not self.is_closed:
+            self.is_closed = True
+            # What is said from now on, also while Python ends, goes nowhere.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def configure_logs(settings: Settings, process: int | None = None) -> LogStream:
     """Send our own log and the libraries' warnings to standard error, in the format of `log_format`.
 
     `process` is the number that each line of one of several processes carries.
     """
+    stream = LogStream(sys.stderr)
     log_format = settings.log_format or ("console" if sys.stderr.isatty() else "json")
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     shared: list[structlog.typing.Processor] = [
@@ -62,16 +98,17 @@ def configure_logs(settings: Settings, process: int | None = None) -> None:
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, stream)),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(processors=[*_stdlib(), *last], foreign_pre_chain=shared))
     handler.addFilter(RepeatFilter())
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     for name in NOISY:
         # Faust logs every rebalance as several paragraphs; what matters of it we say ourselves.
         logging.getLogger(name).setLevel(max(level, logging.ERROR))
+    return stream
 
 
 def _numbered(process: int) -> structlog.typing.Processor:

@@ -13,6 +13,7 @@ import sys
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -67,6 +68,7 @@ class Output:
 
     def __init__(self, path: str | None, stream: BinaryIO, committed_bytes: int) -> None:
         self._file: BinaryIO = stream
+        self._name = path or str(getattr(stream, "name", "the output"))
         self.length_bytes = committed_bytes
         if path is None:
             return
@@ -75,8 +77,9 @@ class Output:
     def write(self, data: bytes) -> None:
         """Append, and hand over to the operating system: what was written survives this process."""
         if data:
-            self._file.write(data)
-            self._file.flush()
+            with _named(self._name):
+                self._file.write(data)
+                self._file.flush()
             self.length_bytes += len(data)
 
     def close(self) -> None:
@@ -85,6 +88,17 @@ class Output:
             if stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
                 os.fsync(self._file.fileno())
             self._file.close()
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Lets errors of the operating system say which file they are about, where they do not."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = name
+        raise
 
 
 def _continue_file(path: Path, committed_bytes: int) -> BinaryIO:
@@ -142,7 +156,7 @@ class Replay:
         Raises OSError, StateError and ReplayError; what was committed before stays.
         """
         started = time.monotonic()
-        with open_lines(events) as stream:
+        with _named("standard input" if events == "-" else events), open_lines(events) as stream:
             for batch in self._batches(stream, events):
                 applied = self._engine.marker.applied.get("", -1)
                 offsets = batch.offsets

@@ -2,15 +2,14 @@
 
 `GET /api/segments`, `GET|PUT|DELETE /api/segments/{id}`, `GET /api/segments/{id}/partitions` (what this worker's own
 partitions tell) and `POST /api/segments/preview`. The ETag of a segment is its version; PUT and DELETE honour
-If-Match. Whoever writes shows the bearer token of the setting `api_token`. Without one writing is for programs on this
-machine: not through a proxy, and not from a page of another origin in somebody's browser. Errors are problem details
-(RFC 9457), with all faults of a document.
+If-Match and If-None-Match. Whoever writes shows the bearer token of the setting `api_token`. Without one writing is for
+programs on this machine: not through a proxy, and not from a page of another origin in somebody's browser. Errors are
+problem details (RFC 9457), with all faults of a document.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hmac
 import re
 from ipaddress import IPv6Address, ip_address
 from typing import Any, Protocol
@@ -37,7 +36,7 @@ from conditions.wording import describe, shorten
 from state.activity import LAST_DAY
 from streams.definitions import DefinitionsFollower, DefinitionsWriter
 from streams.kafka.errors import RecordTooLarge
-from streams.own_hosts import host_name
+from streams.own_hosts import host_name, shows_token
 from streams.problems import Handler, Refusal, explained, json_answer, number_of, problem
 from streams.segments_commands import change_value, definition_in_force, summary
 from streams.settings import Settings
@@ -47,7 +46,8 @@ log = structlog.get_logger(__name__)
 BODY_TIMEOUT_S = 30.0
 LOCAL_NAMES = {"localhost", "127.0.0.1", "::1"}
 FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Via")
-ETAGS = re.compile(r'\s*(?:(W/)?"([^"]*)")\s*(?:,|$)')
+ENTITY_TAG = re.compile(r'(W/)?"([^"]*)"')
+ENTITY_TAGS = re.compile(rf"[\s,]*{ENTITY_TAG.pattern}(?:\s*,[\s,]*{ENTITY_TAG.pattern})*[\s,]*")
 
 SAMPLED_CUSTOMERS, MOST_SAMPLED_CUSTOMERS = 1_000, 10_000
 EARLIEST_MS = LAST_DAY.length_ms  # what is told of the day before begins in 1970 at the earliest
@@ -119,7 +119,8 @@ class _SegmentsApi:
 
     async def partitions(self, request: web.Request) -> web.Response:
         at_ms = number_of(request, "at", -1, EARLIEST_MS, MAX_TIME_MS)
-        partitions = await self._views.here(request.match_info["id"], None if at_ms < 0 else at_ms)
+        segment_id = definition_in_force(self._history, request.match_info["id"]).id
+        partitions = await self._views.here(segment_id, None if at_ms < 0 else at_ms)
         return json_answer({"partitions": partitions})
 
     async def preview(self, request: web.Request) -> web.Response:
@@ -142,25 +143,27 @@ class _SegmentsApi:
     async def delete(self, request: web.Request) -> web.Response:
         self._guard.check(request)
         segment_id = request.match_info["id"]
+        await self._follower.catch_up()
+        definition_in_force(self._history, segment_id)  # what is not there is not found, whatever the conditions
         outcome = await self._writer.delete(segment_id, await self._expected_version(request, segment_id))
         log.info("segment_deleted", segment=segment_id, version=outcome.version)
         return _outcome(outcome)
 
     async def _expected_version(self, request: web.Request, segment_id: str) -> int | None:
-        """What the conditional headers ask for; None: nothing. Raises StaleVersion where it cannot be."""
-        if request.headers.get(hdrs.IF_NONE_MATCH, "").strip() == "*":
-            return 0
-        header = request.headers.get(hdrs.IF_MATCH)
-        if header is None:
+        """The version in force, where conditional headers allow it (RFC 9110, 13); None without such headers.
+
+        Raises StaleVersion where they do not, and WriteRefused where they cannot be read.
+        """
+        conditions = [_Condition(name, request) for name in (hdrs.IF_MATCH, hdrs.IF_NONE_MATCH)]
+        conditions = [each for each in conditions if each.is_given]
+        if not conditions:
             return None
         await self._follower.catch_up()
         found = version_in_force(self._history, segment_id)
-        if header.strip() == "*":
-            if not found:
-                raise StaleVersion(segment_id, 1, 0)
-            return found
-        versions = _versions(header)
-        return found if found in versions else versions[0]
+        for each in conditions:
+            if not each.holds(found):
+                raise StaleVersion(segment_id, str(each), found)
+        return found
 
     async def _body(self, request: web.Request) -> bytes:
         if request.content_type != "application/json":
@@ -182,12 +185,31 @@ def _reported(ignored: Ignored) -> dict[str, Any]:
     return fields
 
 
-def _versions(header: str) -> list[int]:
-    """The versions of an If-Match, or one that no segment has where it names none."""
-    if ETAGS.sub("", header):
-        raise WriteRefused(400, f'expected If-Match with a version in quotes, as "3", got {describe(header)}')
-    strong = [tag for weak, tag in ETAGS.findall(header) if not weak]
-    return [int(tag) for tag in strong if re.fullmatch("[1-9][0-9]{0,18}", tag)] or [-1]
+class _Condition:
+    """If-Match or If-None-Match of a request."""
+
+    def __init__(self, name: str, request: web.Request) -> None:
+        """Raises WriteRefused for what is neither `*` nor a list of entity tags."""
+        self._name = name
+        self._text = ", ".join(request.headers.getall(name, ())).strip()
+        self._tags: list[tuple[str, str]] = ENTITY_TAG.findall(self._text)
+        self.is_given = name in request.headers
+        if self.is_given and self._text != "*" and not ENTITY_TAGS.fullmatch(self._text):
+            raise WriteRefused(400, f'expected {name}: * or versions in quotes, as "3", got {describe(self._text)}')
+
+    def holds(self, version: int) -> bool:
+        """Whether the version in force, 0 for none, is as the header wants it."""
+        wants_match = self._name == hdrs.IF_MATCH
+        if self._text == "*" or not version:
+            is_match = bool(version)
+        else:
+            # What has to match has to be the very same, and a weak tag promises less.
+            is_match = any(tag == str(version) and not (weak and wants_match) for weak, tag in self._tags)
+        return is_match is wants_match
+
+    def __str__(self) -> str:
+        weak = "; a weak tag (W/) matches nothing" if any(weak for weak, _ in self._tags) else ""
+        return f"{self._name}: {shorten(self._text)}{weak if self._name == hdrs.IF_MATCH else ''}"
 
 
 def _document(segment_id: str | None, body: bytes) -> SegmentDocument:
@@ -224,22 +246,17 @@ class WriteGuard:
     """Lets those write who know the token; without a token programs on this machine, as far as a request can tell."""
 
     def __init__(self, token: str | None) -> None:
-        self._token = None if token is None else token.encode()
+        self._token = token
 
     def check(self, request: web.Request) -> None:
         """Raises WriteRefused."""
         if self._token is not None:
-            self._check_token(request, self._token)
+            if not shows_token(request, self._token):
+                raise WriteRefused(401, "expected the header Authorization: Bearer with the api_token of this worker")
         elif not _is_loopback(request.remote) or any(name in request.headers for name in FORWARDED):
             raise WriteRefused(403, "without the setting api_token segments can be changed from this machine only")
         else:
             _check_origin(request)
-
-    def _check_token(self, request: web.Request, token: bytes) -> None:
-        scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
-        is_right = hmac.compare_digest(given.strip().encode(errors="surrogateescape"), token)
-        if scheme.lower() != "bearer" or not is_right:
-            raise WriteRefused(401, "expected the header Authorization: Bearer with the api_token of this worker")
 
 
 def _check_origin(request: web.Request) -> None:

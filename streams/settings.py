@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 import socket
+from collections.abc import Iterable, Iterator
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -23,15 +24,28 @@ from pydantic_settings import (
 )
 
 from conditions.kinds import duration_ms
+from conditions.wording import did_you_mean, nearest_word, shorten
 
 SETTINGS_FILE = "rollcall.toml"
 PREFIX = "ROLLCALL_"
 HIGHEST_PORT = 65_535
 LONGEST_TIMEOUT_MS = (1 << 31) - 1  # Kafka's protocol has 32 bits for it
+LONGEST_GRACE = "1d"
+WORKER_URL = re.compile(r"https?://[^\s/?#]+(/[^\s?#]*)?")
+TOPIC = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._-]{1,249}")  # what Kafka takes
+DURATION = re.compile(r"[0-9]{1,9}(ms|[smhdw])")
 SERVER = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+(%[^\s,\]]+)?\]|[^\s,:/\[\]]+)(:(?P<port>[0-9]{1,5}))?")
 
 Topics = Annotated[tuple[str, ...], NoDecode]
-Duration = Annotated[str, Field(pattern=r"^[0-9]{1,9}(ms|[smhdw])$")]
+
+
+def _as_duration(value: str) -> str:
+    if DURATION.fullmatch(value) is None:
+        raise ValueError(f"expected a duration, an integer and ms, s, m, h, d or w, as in 2s; got {shorten(value)!r}")
+    return value
+
+
+Duration = Annotated[str, AfterValidator(_as_duration)]
 
 
 class SettingsError(ValueError):
@@ -97,17 +111,19 @@ class Settings(BaseSettings):
     message_max_bytes: int = Field(
         1_000_000,
         ge=10_000,
+        le=1_000_000_000,
         description="largest batch of records to send; no more than the topics' max.message.bytes. It bounds no "
         "customer's state: what is larger goes to the changelog in several records",
     )
     batch_records: int = Field(16_000, ge=1, le=100_000, description="records of one partition a batch, at most")
-    cache_customers: int = Field(50_000, ge=100, description="decoded customers a partition keeps in memory")
+    cache_customers: int = Field(
+        50_000, ge=100, le=100_000_000, description="decoded customers a partition keeps in memory"
+    )
     cache_mib: int = Field(64, ge=8, le=10_000_000, description="MiB of RocksDB block cache, shared by all partitions")
-    web_host: str = Field("127.0.0.1", description="address of /metrics, /livez and /readyz")
+    web_host: str = Field("127.0.0.1", min_length=1, description="address of /metrics, /livez and /readyz")
     web_port: int = Field(6066, ge=0, le=HIGHEST_PORT, description="port of the same; 0: any free one")
     web_advertise: str | None = Field(
         None,
-        pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$",
         description="URL under which other workers and clients reach this one, and with several processes the first, "
         "each other at the next port; default: http://web_host:web_port",
     )
@@ -124,6 +140,17 @@ class Settings(BaseSettings):
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
+    @field_validator("topics", "changes_topic", "memberships_topic", "dead_letters_topic", "definitions_topic")
+    @classmethod
+    def _are_names_of_topics(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        for topic in (value,) if isinstance(value, str) else value:
+            if topic and not TOPIC.fullmatch(topic):
+                raise ValueError(
+                    "expected the name of a topic, 1 to 249 of the characters A-Z, a-z, 0-9, ., _ and -; got "
+                    f"{shorten(topic)!r}"
+                )
+        return value
+
     @field_validator("bootstrap_servers")
     @classmethod
     def _has_servers(cls, value: str) -> str:
@@ -133,6 +160,16 @@ class Settings(BaseSettings):
                     f"expected HOST:PORT, several with a comma between them, each port from 1 to {HIGHEST_PORT}, as in "
                     f"kafka-1.example:9092,kafka-2.example:9092; got {server.strip()!r} in {value!r}"
                 )
+        return value
+
+    @field_validator("idle_grace")
+    @classmethod
+    def _is_no_grace_for_ever(cls, value: str) -> str:
+        if milliseconds(value) > milliseconds(LONGEST_GRACE):
+            raise ValueError(
+                f"expected a duration of at most {LONGEST_GRACE}, got {value}: so much later deadlines fire while no "
+                "events come"
+            )
         return value
 
     @field_validator("session_timeout", "transaction_timeout")
@@ -150,13 +187,8 @@ class Settings(BaseSettings):
     @field_validator("web_advertise")
     @classmethod
     def _has_host_and_port(cls, value: str | None) -> str | None:
-        if value is not None:
-            try:
-                is_whole = bool(urlsplit(value).hostname) and urlsplit(value).port != 0
-            except ValueError:
-                is_whole = False
-            if not is_whole:
-                raise ValueError(f"expected a URL such as http://worker-1.example:6066, got {value!r}")
+        if value is not None and not is_worker_url(value):
+            raise ValueError(f"expected a URL such as http://worker-1.example:6066, got {value!r}")
         return value
 
     @model_validator(mode="after")
@@ -259,6 +291,14 @@ def milliseconds(text: str) -> int:
     return int(text[:-2]) if text.endswith("ms") else duration_ms(text)
 
 
+def is_worker_url(text: str) -> bool:
+    """Whether a worker can be asked there, if one is: http or https, a host, and maybe a port and a path."""
+    try:
+        return bool(WORKER_URL.fullmatch(text) and urlsplit(text).hostname) and urlsplit(text).port != 0
+    except ValueError:
+        return False
+
+
 def worker_url(settings: Settings, port: int | None = None) -> str:
     """Where others reach a worker with these settings; `port` is the one it has in fact."""
     if settings.web_advertise is not None:
@@ -305,8 +345,24 @@ def load_settings(flags: dict[str, Any] | None = None) -> Settings:
         raise SettingsError(f"{SETTINGS_FILE}: {error}") from error
 
 
+def ignored_variables(environment: Iterable[str]) -> Iterator[str]:
+    """A line for each name of a variable that looks like a setting's and is none's."""
+    names = sorted(environment)
+    # Kubernetes gives each container such variables, a service of this name among them.
+    services = [name.removesuffix("SERVICE_HOST") for name in names if name.endswith("_SERVICE_HOST")]
+    links = tuple(f"{service}{what}" for service in services for what in ("SERVICE_", "PORT"))
+    for name in names:
+        setting = name.upper().removeprefix(PREFIX).lower()
+        if name.upper().startswith(PREFIX) and setting not in Settings.model_fields and not name.startswith(links):
+            meant = nearest_word(setting, Settings.model_fields)
+            hint = "`rollcall config` lists all settings" if meant is None else f"did you mean {PREFIX}{meant.upper()}?"
+            yield f"the variable {shorten(name)} is ignored, as there is no such setting; {hint}"
+
+
 def _line(error: Any) -> str:
     name = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"{SETTINGS_FILE}: {shorten(name)} is no setting{did_you_mean(name, Settings.model_fields)}"
     message: str = error["msg"].removeprefix("Value error, ")
     where = f"{name} (flag --{name.replace('_', '-')}, variable {PREFIX}{name.upper()}, key in {SETTINGS_FILE}): "
     return (where if name else "") + message

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import socket
 from typing import Any
 
 import structlog
@@ -23,6 +25,8 @@ from streams.worker import Worker
 log = structlog.get_logger(__name__)
 
 STUCK_AFTER_S = 60.0
+IDLE_S = 75.0  # of a connection that sends no whole request
+HOST_FAULTS = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EINVAL, None}  # asyncio gives some without a number
 
 
 class WebServer:
@@ -40,7 +44,7 @@ class WebServer:
         self.port = settings.web_port
 
     async def start(self) -> None:
-        """Listen. Raises StateError where the port is taken."""
+        """Listen. Raises StateError where nobody can on that host and port."""
         app = web.Application(middlewares=[own_hosts_only(self._settings), problems_only])
         app.router.add_get("/livez", self._livez)
         app.router.add_get("/readyz", self._readyz)
@@ -49,16 +53,14 @@ class WebServer:
         if self._live is not None:
             live = self._live
             app.router.add_routes(segment_routes(live.follower, live.writer, self._settings, self._views))
-        self._runner = web.AppRunner(app, access_log=None)
+        self._runner = web.AppRunner(app, access_log=None, keepalive_timeout=IDLE_S)
         await self._runner.setup()
         site = web.TCPSite(self._runner, self._settings.web_host, self._settings.web_port)
         try:
             await site.start()
-        except OSError as error:
-            raise StateError(
-                f"cannot listen on {self._settings.web_host}:{self._settings.web_port} ({error.strerror}): "
-                "choose another --web-port, or 0 for any free one"
-            ) from error
+        except (OSError, UnicodeError) as error:
+            where = f"{self._settings.web_host}:{self._settings.web_port}"
+            raise StateError(f"cannot listen on {where} ({_reason(error)}): {_mend(error)}") from error
         self.port = self._runner.addresses[0][1]
         log.info("web_started", host=self._settings.web_host, port=self.port)
 
@@ -96,3 +98,14 @@ class WebServer:
         if self._live is not None:
             self._live.observe()
         return web.Response(body=generate_latest(self._metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+def _reason(error: OSError | UnicodeError) -> str:
+    return (isinstance(error, OSError) and error.strerror) or str(error)
+
+
+def _mend(error: OSError | UnicodeError) -> str:
+    # A name that cannot be looked up, or that is too long for one, or an address of another machine.
+    if isinstance(error, socket.gaierror | UnicodeError) or error.errno in HOST_FAULTS:
+        return "choose a --web-host that is a name or an address of this machine, such as 127.0.0.1, or 0.0.0.0 for all"
+    return "choose another --web-port, or 0 for any free one"

@@ -26,7 +26,7 @@ from conditions.documents import (
     parse_segments,
     to_document,
 )
-from conditions.json_values import decode_segments
+from conditions.json_values import decode_segment, decode_segments
 from conditions.kinds import (
     AMOUNT_LIMIT,
     KINDS,
@@ -37,6 +37,7 @@ from conditions.kinds import (
     PushCondition,
 )
 from conditions.kinds import SpendCondition as Spend
+from conditions.urls import parse_url
 
 SHOES = {"kind": "purchase_category", "category": "Shoes"}
 
@@ -309,6 +310,14 @@ def test_decimal_amounts_are_in_the_same_range(bad: Decimal) -> None:
         ({"kind": "page_visit", "query": "exact", "path": "/"}, "query", "needs a url"),
         ({"kind": "page_visit", "domain": "https://a.example"}, "domain", "expected a host such as shop.example"),
         ({"kind": "page_visit", "domain": "a.example/b"}, "domain", "expected a host such as shop.example"),
+        ({"kind": "page_visit", "domain": "u@a.example"}, "domain", "expected a host such as shop.example"),
+        ({"kind": "page_visit", "domain": "a.example?b"}, "domain", "expected a host such as shop.example"),
+        ({"kind": "page_visit", "domain": "a .example"}, "domain", "expected a host such as shop.example"),
+        (
+            {"kind": "page_visit", "domain": "*.a.example"},
+            "domain",
+            '* stands for nothing here: expected the string "a.example" with subdomains: true',
+        ),
         ({"kind": "page_visit", "path": "cart"}, "path", "expected a path that begins with / (or * alone)"),
         ({"kind": "customer", "attribute": "a", "operator": "equals"}, "value", "equals needs a value"),
         (
@@ -339,6 +348,15 @@ def test_contradictions_are_errors_at_the_field_that_is_to_blame(
     found = condition_errors(**condition)
     assert list(found) == [field]
     assert found[field].startswith(message)
+
+
+@pytest.mark.parametrize("kind", ["page_visit", "referral"])
+@pytest.mark.parametrize("path", ["/a?b=1", "/a#b", "/a?*", "/?"])
+def test_a_path_with_a_query_is_an_error_that_says_where_the_query_goes(kind: str, path: str) -> None:
+    assert condition_errors(kind=kind, path=path) == {
+        "path": "the path of a URL ends before ? and #, so this matches no page: for a query write the whole address "
+        f'as url, with query: exact, got the string "{path}"'
+    }
 
 
 def test_contradictions_are_found_beside_wrong_fields() -> None:
@@ -489,6 +507,28 @@ def test_a_segment_reads_back_from_its_document_and_its_bytes() -> None:
     content = b'{"segments":[' + b",".join(map(encode_segment, segments)) + b"]}"
     assert decode_segments(content) == segments
     assert to_document(segments[1]) == RICH["segments"][1]
+
+
+def test_what_was_written_before_it_was_a_contradiction_is_still_read() -> None:
+    [document] = parse_segments(document_with_path("/a"))
+    contradicting = encode_segment(document).replace(b'"/a"', b'"/a?b"')
+    assert encode_segment(decode_segment(contradicting)) == contradicting
+    assert [encode_segment(each) for each in decode_segments(b'{"segments":[%s]}' % contradicting)] == [contradicting]
+    assert list(errors_of(document_with_path("/a?b"))) == ["segments[0].conditions[0].path"]
+
+
+def document_with_path(path: str) -> dict[str, Any]:
+    return document(segment({"kind": "page_visit", "path": path}))
+
+
+@given(
+    st.text(alphabet="/ab*", max_size=6).map("/".__add__), st.sampled_from("?#"), st.text(alphabet="/ab*?#", max_size=6)
+)
+def test_a_path_that_is_refused_for_its_query_is_that_of_no_url(path: str, mark: str, rest: str) -> None:
+    url = parse_url(f"https://a.example{path}{mark}{rest}")
+    assert url is not None
+    assert url.path == path
+    assert "matches no page" in condition_errors(kind="page_visit", path=f"{path}{mark}{rest}")["path"]
 
 
 def test_a_fingerprint_does_not_see_how_the_document_is_written() -> None:

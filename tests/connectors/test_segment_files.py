@@ -192,7 +192,8 @@ def test_an_alias_repeats_the_value_of_its_anchor() -> None:
     [
         ("a: [1", "line 2, column 1: did not find expected ',' or ']' (while parsing a flow sequence)"),
         ("a: b: c", "line 1, column 5: mapping values are not allowed in this context"),
-        ("a:\n\t- b", "line 2, column 1: found character that cannot start any token"),
+        ("a:\n\t- b", "line 2, column 1: a tab: YAML is indented by spaces"),
+        ("a: %b", "line 1, column 4: found character that cannot start any token"),
         ("a: 1\n b: 2", "line 2, column 3: mapping values are not allowed in this context"),
         ('"a', "line 1, column 3: found unexpected end of stream (while scanning a quoted scalar)"),
         ("a: 1\n--- \nb: 2", "line 2, column 1: expected one document, got a second one"),
@@ -290,6 +291,12 @@ def test_half_a_surrogate_pair_is_no_text() -> None:
 def test_bytes_that_are_no_utf_8_are_told_with_their_line(format: Format) -> None:
     [error] = errors_of(b"segments:\n- name: \xff", format)
     assert error == DocumentError("", "line 2: expected UTF-8, got the byte 0xff at offset 18")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_is_told_by_its_name(encoding: str) -> None:
+    [error] = errors_of("\ufeffsegments: []".encode(encoding))
+    assert error == DocumentError("", "expected UTF-8, got UTF-16: save the file as UTF-8")
 
 
 BOMB = b"a: &a [x,x,x,x,x,x,x,x,x]\n" + b"".join(

@@ -6,13 +6,14 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+import msgspec
 import pytest
 import pytest_asyncio
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from streams.asking import WorkerUnanswering, explain_over_http
-from streams.inspection import CustomerAnswer, UnknownCustomerError, UnknownSegmentError
+from streams.inspection import CustomerAnswer, UnknownCustomerError, UnknownSegmentError, render
 from streams.problems import explained, json_answer, not_now, problem
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -53,6 +54,24 @@ async def test_the_owner_is_found_by_redirection(serve: Any) -> None:
 
     assert await explain(await serve(other) + "/", "s1") == KNOWN
     assert asked == ["/api/customers/anna%2Fb?segment=s1&changes=0"]
+
+
+async def test_every_digit_of_a_number_is_kept(serve: Any) -> None:
+    numbers = b"[0.3,10.0,999999999999.999999,123456789.12345678901,1e400,-0.5e-3]"
+    condition = b'{"condition":{"min":%s},"holds":true,"seen":{"sum":%s},"flips_at":null}' % (numbers, numbers)
+
+    async def owner(_: web.Request) -> web.StreamResponse:
+        segment = (
+            b'{"segment_id":"s","segment_name":"S","member":true,"match":"all","valid_until":null,"conditions":[%s]}'
+        )
+        body = b'{"customer_id":"anna/b","at":"2026-01-01T00:00:00.000Z","segments":[%s]}' % (segment % condition)
+        return web.Response(body=body, content_type="application/json")
+
+    answer = await explain(await serve(owner))
+    told = msgspec.json.encode(answer)
+    assert told.count(numbers.replace(b"-0.5e-3", b"-0.0005")) == 2
+    lines = "\n".join(render(answer))
+    assert "seen: sum [0.3,10.0,999999999999.999999,123456789.12345678901,1e400,-0.0005]" in lines
 
 
 async def test_a_partition_that_is_being_restored_is_waited_for(serve: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import signal
 import subprocess
@@ -84,6 +85,9 @@ def test_no_words_show_the_commands() -> None:
         ["replay", "--nonsense"],
         ["members", "buyers"],
         ["topics", "create", "--partitions", "x"],
+        ["topics", "create", "--partitions", "0"],
+        ["topics", "create", "--replication-factor", "-1"],
+        ["topics", "check", "--sample", "0"],
     ],
 )
 def test_wrong_words_end_with_2_and_a_hint(words: list[str]) -> None:
@@ -200,6 +204,21 @@ def test_explaining_asks_a_worker_or_looks_into_a_folder_and_not_both(state: Pat
     assert nobody.stderr.startswith("rollcall: http://127.0.0.1:1/api/customers/anna?changes=0 cannot be reached (")
 
 
+@pytest.mark.parametrize("url", ["foo", "127.0.0.1:6066", "ftp://a.example", "http://", "http://[", "http://a:x"])
+def test_what_is_no_url_of_a_worker_is_said_so(url: str) -> None:
+    done = rollcall("explain", "anna", "--url", url)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"rollcall: --url {url}: expected a URL such as http://127.0.0.1:6066\n"
+
+
+@pytest.mark.parametrize("where", [["--url", "http://127.0.0.1:1"], ["--state", "nosuch"]])
+def test_ids_that_are_no_utf_8_are_said_so(where: list[str]) -> None:
+    for words, name in ((["\udcff"], "CUSTOMER"), (["anna", "a\udcff"], "SEGMENT")):
+        done = rollcall("explain", *words, *where)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == f"rollcall: {name}: expected UTF-8, got {words[-1]!a}\n"
+
+
 def test_a_folder_without_state_ends_with_1(tmp_path: Path) -> None:
     for words in (["members"], ["members", "buyers"], ["explain", "anna"]):
         done = rollcall(*words, "--state", str(tmp_path / "missing"))
@@ -246,6 +265,11 @@ def test_a_purchase_list_becomes_events_or_is_refused_with_its_lines(folder: Pat
     done = rollcall("convert", "list.csv", *columns, "--output", "events", at=folder)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "1 events\n")
     assert orjson.loads((folder / "events").read_bytes())["properties"]["total"] == 10.5
+    for wrong in (["--separator", ";;"], ["--separator", ""], ["--output", "./list.csv"]):
+        done = rollcall("convert", "list.csv", *columns, *wrong, at=folder)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith(f"rollcall: {wrong[0]} ")
+        assert (folder / "list.csv").read_text() == "who,when,what\nanna,2024-01-01,10.50\n"
 
 
 @pytest.mark.parametrize("flag", ["--output", "--dead-letters"])
@@ -254,6 +278,54 @@ def test_a_file_that_cannot_be_written_is_named(folder: Path, flag: str) -> None
     done = rollcall(*words, at=folder)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "rollcall: no/such/folder: No such file or directory\n"
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (["--output", "events.ndjson"], "--output events.ndjson is the file of --events too"),
+        (["--output", "./segments.yaml"], "--output ./segments.yaml is the file of --segments too"),
+        (["--dead-letters", "link"], "--dead-letters link is the file of --events too"),
+        (["--output", "new", "--dead-letters", "./new"], "--dead-letters ./new is the file of --output too"),
+    ],
+)
+def test_no_output_of_a_replay_destroys_another_file_of_it(folder: Path, flags: list[str], complaint: str) -> None:
+    (folder / "link").symlink_to("events.ndjson")
+    done = rollcall("replay", "--segments", "segments.yaml", "--events", "events.ndjson", *flags, at=folder)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"rollcall: {complaint}: name another file\n"
+    assert (folder / "events.ndjson").read_bytes() == EVENTS
+    assert (folder / "segments.yaml").read_text() == SEGMENTS
+
+
+def test_devices_may_be_named_twice(folder: Path) -> None:
+    flags = ["--output", "/dev/null", "--dead-letters", "/dev/null"]
+    done = rollcall("replay", "--segments", "segments.yaml", "--events", "events.ndjson", *flags, at=folder)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_what_cannot_be_read_or_written_on_the_way_is_named(folder: Path) -> None:
+    (folder / "plain.gz").write_bytes(EVENTS)
+    (folder / "cut.gz").write_bytes(gzip.compress(EVENTS)[:60])
+    files = ["replay", "--segments", "segments.yaml", "--events"]
+    assert rollcall(*files, "plain.gz", at=folder).stderr.startswith("rollcall: plain.gz: Not a gzipped file")
+    assert rollcall(*files, "cut.gz", at=folder).stderr.startswith("rollcall: cut.gz: the compressed stream is damaged")
+    full = rollcall(*files, "events.ndjson", "--output", "/dev/full", at=folder)
+    assert (full.returncode, full.stderr) == (1, "rollcall: /dev/full: No space left on device\n")
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
+def test_streams_that_were_closed_at_the_start_read_and_write_nothing(folder: Path, closed: str) -> None:
+    words = (
+        f"{sys.executable} -m streams.cli replay --segments segments.yaml --events events.ndjson --state st {closed}"
+    )
+    done = subprocess.run(
+        ["sh", "-c", words], capture_output=True, text=True, check=False, cwd=folder, env=environment()
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\n") == (0 if closed.startswith(">") else 4)
+    assert len(done.stderr.splitlines()) == (0 if "2>" in closed else 1)
+    assert rollcall("members", "--state", "st", "sleepers", at=folder).stdout == "anna\n"
 
 
 def test_events_are_read_from_a_named_pipe(folder: Path) -> None:
@@ -296,6 +368,17 @@ def test_wrong_settings_end_with_2_and_every_one_is_named(tmp_path: Path) -> Non
     assert "colour" in done.stderr
     assert "variable ROLLCALL_CLOCK" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("words", [["config"], ["explain", "anna"], ["worker", "--clock", "moon"]])
+def test_a_variable_that_is_no_setting_is_told_and_nothing_else_changes(words: list[str], tmp_path: Path) -> None:
+    plain = rollcall(*words, at=tmp_path, ROLLCALL_WEB_PORT="1")
+    done = rollcall(*words, at=tmp_path, ROLLCALL_WEB_PORT="1", ROLLCALL_CLOK="wall")
+    first, *others = done.stderr.splitlines()
+    assert first == (
+        "rollcall: the variable ROLLCALL_CLOK is ignored, as there is no such setting; did you mean ROLLCALL_CLOCK?"
+    )
+    assert (done.returncode, done.stdout, others) == (plain.returncode, plain.stdout, plain.stderr.splitlines())
 
 
 def test_a_worker_with_a_wrong_segments_file_does_not_start(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from conditions.documents import SegmentDocument, parse_segment
 from conditions.times import format_time
 from connectors.json_events import decode_lines
-from streams.customers_api import routes
+from streams.customers_api import _known, _page, routes
 from streams.kafka.keys import crc32_partition, murmur2_partition
 from tests.streams.owned import Owned, OwnedPartition
 
@@ -85,6 +85,19 @@ async def test_a_customer_is_answered_with_memberships_conditions_and_last_chang
     assert change["cause"]["event_id"] == f"anna{NOW_MS}"
     assert answer["looked_back_to"] is None
     assert answer["pending"] == []
+
+
+async def test_what_is_explained_is_what_was_in_force_when_it_was_asked() -> None:
+    partition = partition_with("anna")
+    known = _known(0, await partition.answers.state(), "anna", None)
+    assert known is not None
+    before = await _page(known, None)
+    partition.define()
+    after = await _page(known, None)
+    assert isinstance(before.body, bytes)
+    assert after.body == before.body
+    told = json.loads(before.body)["segments"]
+    assert [each["conditions"][0]["seen"]["or_more"] for each in told] == [True, True]
 
 
 async def test_one_segment_can_be_asked_for(serve: Callable[..., Any]) -> None:

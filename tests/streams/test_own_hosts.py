@@ -14,7 +14,7 @@ import pytest_asyncio
 from streams.metrics import Metrics
 from streams.settings import load_settings, worker_url
 from streams.web import WebServer
-from tests.streams.owned import Owned, OwnedPartition
+from tests.streams.owned import AnsweringWorker, OwnedPartition
 
 ASKED = "/api/customers/nobody"
 TOKEN = "correct horse battery"
@@ -22,28 +22,19 @@ TOKEN = "correct horse battery"
 Ask = Callable[..., Any]
 
 
-class AnsweringWorker(Owned):
-    """A double of `streams.worker.Worker` as all of the web server sees it."""
-
-    ready = True
-    stuck_s = 0.0
-
-    def observe(self) -> None:
-        pass
-
-
 @pytest_asyncio.fixture
 async def ask() -> AsyncIterator[Ask]:
     """The status and text of what a worker with these settings answers under this host."""
     servers: list[WebServer] = []
 
-    async def ask(path: str, host: str, **settings: Any) -> tuple[int, str]:
+    async def ask(path: str, host: str, token: str = "", **settings: Any) -> tuple[int, str]:
         worker: Any = AnsweringWorker(OwnedPartition())
         server = WebServer(load_settings({"web_port": 0, **settings}), worker, Metrics())
         servers.append(server)
         await server.start()
         where = f"http://127.0.0.1:{server.port}{path}"
-        async with aiohttp.ClientSession() as session, session.get(where, headers={"Host": host}) as response:
+        headers = {"Host": host, "Authorization": f"Bearer {token}"}
+        async with aiohttp.ClientSession() as session, session.get(where, headers=headers) as response:
             return response.status, await response.text()
 
     yield ask
@@ -54,8 +45,11 @@ async def ask() -> AsyncIterator[Ask]:
 @pytest.mark.parametrize(
     "host", ["evil.example", "evil.example:6066", "localhost.evil.example", "127.0.0.1.evil.example", "["]
 )
-async def test_a_name_that_somebody_else_leads_here_is_answered_nothing(ask: Ask, host: str) -> None:
-    status, text = await ask(ASKED, host)
+@pytest.mark.parametrize("settings", [{}, {"api_token": TOKEN}])
+async def test_a_name_that_somebody_else_leads_here_is_answered_nothing(
+    ask: Ask, host: str, settings: dict[str, Any]
+) -> None:
+    status, text = await ask(ASKED, host, **settings)
     problem = msgspec.json.decode(text)
     assert (status, problem["status"], problem["title"]) == (403, 403, "Forbidden")
     assert "is no name of this worker" in problem["detail"]
@@ -88,5 +82,12 @@ async def test_where_a_worker_sends_others_it_answers(ask: Ask, settings: dict[s
     assert (await ask(ASKED, host, **settings))[0] == 404
 
 
-async def test_with_a_token_the_name_does_not_matter(ask: Ask) -> None:
-    assert (await ask(ASKED, "rollcall.default.svc", api_token=TOKEN))[0] == 404
+async def test_who_shows_the_token_is_answered_under_any_name(ask: Ask) -> None:
+    assert (await ask(ASKED, "rollcall.default.svc", TOKEN, api_token=TOKEN))[0] == 404
+    assert (await ask(ASKED, "rollcall.default.svc", TOKEN + "!", api_token=TOKEN))[0] == 403
+    assert (await ask(ASKED, "rollcall.default.svc", TOKEN))[0] == 403
+    assert (await ask(ASKED, "rollcall.default.svc", api_token=TOKEN))[0] == 403
+
+
+async def test_under_its_own_names_a_worker_with_a_token_answers_without(ask: Ask) -> None:
+    assert (await ask(ASKED, "localhost", api_token=TOKEN))[0] == 404

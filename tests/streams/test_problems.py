@@ -13,8 +13,7 @@ import pytest_asyncio
 from streams.metrics import Metrics
 from streams.settings import load_settings
 from streams.web import WebServer
-from tests.streams.owned import OwnedPartition
-from tests.streams.test_own_hosts import AnsweringWorker
+from tests.streams.owned import AnsweringWorker, OwnedPartition
 
 
 @pytest_asyncio.fixture

@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer, make_mocked_request
+from multidict import CIMultiDict
 
 from streams.definitions import DefinitionsFollower, DefinitionsWriter
 from streams.definitions_log import MemoryDefinitionsLog
@@ -112,13 +113,64 @@ async def test_the_id_may_be_left_to_the_url(client: Client) -> None:
         ({"If-Match": 'W/"1"'}, 412),
         ({"If-Match": '"7", "1"'}, 200),
         ({"If-Match": "*"}, 200),
+        ({"If-Match": '"1","7"'}, 200),
+        ({"If-Match": ', "7",, "1" ,'}, 200),
+        ({"If-Match": '"-1"'}, 412),
+        ({"If-Match": '"1, 2"'}, 412),
         ({"If-None-Match": "*"}, 412),
-        ({"If-Match": "1"}, 400),
+        ({"If-None-Match": '"1"'}, 412),
+        ({"If-None-Match": 'W/"1"'}, 412),
+        ({"If-None-Match": '"7", "1"'}, 412),
+        ({"If-None-Match": '"7"'}, 200),
+        ({"If-Match": '"1"', "If-None-Match": '"7"'}, 200),
+        ({"If-Match": '"1"', "If-None-Match": '"1"'}, 412),
     ],
 )
 async def test_conditional_headers_are_honoured(client: Client, headers: dict[str, str], status: int) -> None:
     await client.put("/api/segments/a", json=DOCUMENT)
-    assert (await client.put("/api/segments/a", json=DOCUMENT | {"name": "B"}, headers=headers)).status == status
+    answer = await client.put("/api/segments/a", json=DOCUMENT | {"name": "B"}, headers=headers)
+    assert answer.status == status
+    if status == 412:
+        assert (await problem(answer, 412))["version"] == 1
+
+
+async def test_several_lines_of_a_conditional_header_are_one_list(client: Client) -> None:
+    await client.put("/api/segments/a", json=DOCUMENT)
+    lines = CIMultiDict([("If-Match", '"7"'), ("If-Match", '"1"')])
+    assert (await client.put("/api/segments/a", json=DOCUMENT | {"name": "B"}, headers=lines)).status == 200
+
+
+@pytest.mark.parametrize("header", ["If-Match", "If-None-Match"])
+@pytest.mark.parametrize("text", ["1", "-1", "", '"1', '"1"x', '"1" "2"', '*, "1"', 'w/"1"', ","])
+async def test_conditional_headers_that_cannot_be_read_are_refused(client: Client, header: str, text: str) -> None:
+    await client.put("/api/segments/a", json=DOCUMENT)
+    for send in (
+        client.put("/api/segments/a", json=DOCUMENT, headers={header: text}),
+        client.delete("/api/segments/a", headers={header: text}),
+    ):
+        detail = (await problem(await send, 400))["detail"]
+        assert detail == f'expected {header}: * or versions in quotes, as "3", got the string "{text}"'
+
+
+@pytest.mark.parametrize(
+    ("header", "text", "expected"),
+    [
+        ("If-Match", '"-1"', 'If-Match: "-1"'),
+        ("If-Match", '"7", W/"1"', 'If-Match: "7", W/"1"; a weak tag (W/) matches nothing'),
+        ("If-None-Match", 'W/"1"', 'If-None-Match: W/"1"'),
+        ("If-None-Match", "*", "If-None-Match: *"),
+    ],
+)
+async def test_a_condition_that_does_not_hold_is_told_as_it_was_sent(
+    client: Client, header: str, text: str, expected: str
+) -> None:
+    await client.put("/api/segments/a", json=DOCUMENT)
+    for answer in (
+        await client.put("/api/segments/a", json=DOCUMENT | {"name": "B"}, headers={header: text}),
+        await client.delete("/api/segments/a", headers={header: text}),
+    ):
+        detail = (await problem(answer, 412))["detail"]
+        assert detail == f"segment a: expected {expected}, but version 1 is in force"
 
 
 async def test_what_is_not_there_matches_no_version(client: Client) -> None:
@@ -126,7 +178,11 @@ async def test_what_is_not_there_matches_no_version(client: Client) -> None:
         answer = await client.put("/api/segments/a", json=DOCUMENT, headers={"If-Match": expected})
         assert (await problem(answer, 412))["version"] == 0
     assert (await client.put("/api/segments/a", json=DOCUMENT, headers={"If-None-Match": "*"})).status == 201
+    other = DOCUMENT | {"id": "b", "name": "B"}
+    assert (await client.put("/api/segments/b", json=other, headers={"If-None-Match": '"1"'})).status == 201
     await problem(await client.delete("/api/segments/never"), 404)
+    for header in ("If-Match", "If-None-Match"):
+        await problem(await client.delete("/api/segments/never", headers={header: "*"}), 404)
 
 
 async def test_all_faults_of_a_document_come_with_their_paths(client: Client) -> None:
@@ -214,10 +270,20 @@ async def test_an_instant_that_cannot_be_told_is_refused_with_the_range(at: str)
     try:
         value = await problem(await client.get(f"/api/segments/a/partitions?at={at}"), 400)
         assert "at: expected an integer from 86,400,000 to 253,402,300,799,999, got" in value["detail"]
+        await client.put("/api/segments/a", json=DOCUMENT)
         for told in ("86400000", "253402300799999"):
             assert (await client.get(f"/api/segments/a/partitions?at={told}")).status == 200
     finally:
         await api.stop()
+
+
+async def test_partitions_are_told_of_segments_in_force_only(client: Client) -> None:
+    where = "/api/segments/a/partitions"
+    assert (await problem(await client.get(where), 404))["detail"] == "there is no segment a"
+    await client.put("/api/segments/a", json=DOCUMENT)
+    assert await (await client.get(where)).json() == {"partitions": {}}
+    await client.delete("/api/segments/a")
+    assert "version 2 deleted it" in (await problem(await client.get(where), 404))["detail"]
 
 
 async def test_records_that_were_ignored_are_listed() -> None:

@@ -12,6 +12,7 @@ from streams.settings import (
     Settings,
     SettingsError,
     environment_of,
+    ignored_variables,
     load_settings,
     milliseconds,
     shown_settings,
@@ -53,11 +54,36 @@ def test_topics_are_a_list_between_commas_or_of_toml(monkeypatch: pytest.MonkeyP
     assert load_settings({"topics": "e"}).topics == ("e",)
 
 
-def test_an_unknown_key_of_the_file_is_an_error() -> None:
-    Path("rollcall.toml").write_text('app_idd = "x"\n')
-    [complaint] = complaints({})
-    assert "app_idd" in complaint
-    assert "rollcall.toml" in complaint
+def test_an_unknown_key_of_the_file_is_an_error_with_the_nearest_one() -> None:
+    Path("rollcall.toml").write_text('app_idd = "x"\nbootstrap-servers = "a:1"\ncolour = "red"\n')
+    assert complaints({}) == [
+        "rollcall.toml: app_idd is no setting; did you mean app_id?",
+        "rollcall.toml: bootstrap-servers is no setting; did you mean bootstrap_servers?",
+        "rollcall.toml: colour is no setting",
+    ]
+
+
+def test_variables_that_no_setting_has_are_told_with_the_nearest_name() -> None:
+    names = [
+        "ROLLCALL_TOPIC",
+        "rollcall_webport",
+        "ROLLCALL_APP_ID",
+        "Rollcall_Clock",
+        "ROLLCALL_XYZ",
+        "PATH",
+    ]
+    assert list(ignored_variables(names)) == [
+        "the variable ROLLCALL_TOPIC is ignored, as there is no such setting; did you mean ROLLCALL_TOPICS?",
+        "the variable ROLLCALL_XYZ is ignored, as there is no such setting; `rollcall config` lists all settings",
+        "the variable rollcall_webport is ignored, as there is no such setting; did you mean ROLLCALL_WEB_PORT?",
+    ]
+
+
+def test_variables_that_kubernetes_sets_for_a_service_are_not_told() -> None:
+    links = ["SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTP", "PORT", "PORT_6066_TCP", "PORT_6066_TCP_ADDR"]
+    for service in ("ROLLCALL", "ROLLCALL_WEB"):
+        assert list(ignored_variables(f"{service}_{each}" for each in links)) == []
+    assert len(list(ignored_variables(["ROLLCALL_PORT"]))) == 1
 
 
 def test_a_file_that_is_no_toml_is_named() -> None:
@@ -81,6 +107,21 @@ def test_every_wrong_setting_is_reported_at_once_with_where_it_can_be_set() -> N
         ({"topics": " , "}, "topics (flag --topics"),
         ({"app_id": "no spaces"}, "app_id (flag --app-id"),
         ({"idle_grace": "soon"}, "idle_grace (flag --idle-grace"),
+        ({"idle_grace": "2"}, "expected a duration, an integer and ms, s, m, h, d or w, as in 2s; got '2'"),
+        ({"idle_grace": "86400001ms"}, "expected a duration of at most 1d, got 86400001ms: so much later deadlines"),
+        ({"idle_grace": "999999999w"}, "expected a duration of at most 1d, got 999999999w"),
+        ({"session_timeout": "1000000000ms"}, "expected a duration, an integer and ms"),
+        ({"message_max_bytes": "1000000001"}, "message_max_bytes (flag --message-max-bytes"),
+        ({"cache_customers": "100000001"}, "cache_customers (flag --cache-customers"),
+        ({"web_host": ""}, "web_host (flag --web-host"),
+        (
+            {"topics": "a,b c"},
+            "expected the name of a topic, 1 to 249 of the characters A-Z, a-z, 0-9, ., _ and -; got 'b c'",
+        ),
+        ({"changes_topic": ".."}, "changes_topic (flag --changes-topic"),
+        ({"memberships_topic": "a" * 250}, "memberships_topic (flag --memberships-topic"),
+        ({"dead_letters_topic": "é"}, "dead_letters_topic (flag --dead-letters-topic"),
+        ({"definitions_topic": "a/b"}, "definitions_topic (flag --definitions-topic"),
         ({"changes_topic": ""}, "changes_topic (flag --changes-topic"),
         ({"processes": "0"}, "processes (flag --processes, variable ROLLCALL_PROCESSES, key in rollcall.toml): "),
         ({"processes": "3", "web_port": "65534"}, "web_port: 3 processes need the ports 65534 to 65536, and 65535 is"),
@@ -169,7 +210,9 @@ def test_an_empty_memberships_topic_turns_it_off() -> None:
     assert load_settings({"memberships_topic": ""}).memberships_topic == ""
 
 
-@pytest.mark.parametrize(("text", "expected"), [("250ms", 250), ("2s", 2_000), ("3m", 180_000), ("1h", 3_600_000)])
+@pytest.mark.parametrize(
+    ("text", "expected"), [("250ms", 250), ("2s", 2_000), ("1d", 86_400_000), ("3m", 180_000), ("1h", 3_600_000)]
+)
 def test_durations_have_a_unit(text: str, expected: int) -> None:
     assert milliseconds(text) == expected
     assert load_settings({"idle_grace": text}).idle_grace_ms == expected
