@@ -486,6 +486,12 @@ def topics_create(
         _answer(f"created   {name}")
     for name in report.existing:
         _answer(f"existing  {name}")
+    if report.unlike:
+        listed = ", ".join(f"{name} has {count}" for name, count in report.unlike.items())
+        raise CommandError(
+            f"not what was asked for (--partitions {partitions}), and left as it is: {listed} partitions. "
+            "`rollcall topics check` tells whether the topics fit together"
+        )
 
 
 @topics.command("check")

@@ -33,6 +33,7 @@ class TopicSpec(msgspec.Struct, frozen=True):
 class TopicsReport(msgspec.Struct, frozen=True):
     created: list[str]
     existing: list[str]  # left as they are, whatever their partitions and settings
+    unlike: Mapping[str, int] = {}  # the partitions of those existing ones that have not as many as were asked for
 
 
 class Output(msgspec.Struct, frozen=True):
@@ -72,14 +73,16 @@ async def ensure_topics(
     async with _admin(connection, timeout_ms, "creating topics") as admin:
         brokers = len((await admin.describe_cluster())["brokers"])
         answer = await admin.create_topics([_new_topic(spec, brokers) for spec in specs])
-        report = TopicsReport([], [])
+        created: list[str] = []
+        existing: list[str] = []
         for name, code, message in answer.topic_errors:
             error = kafka.for_code(code)
             if error not in {kafka.NoError, kafka.TopicAlreadyExistsError}:
                 raise _creation_error(error, message, next(spec for spec in specs if spec.name == name), brokers)
-            (report.created if error is kafka.NoError else report.existing).append(name)
-        await _until_led(admin, [spec.name for spec in specs], timeout_ms)
-    return report
+            (created if error is kafka.NoError else existing).append(name)
+        counts = await _until_led(admin, [spec.name for spec in specs], timeout_ms)
+    asked = {spec.name: spec.partitions for spec in specs}
+    return TopicsReport(created, existing, {name: counts[name] for name in existing if counts[name] != asked[name]})
 
 
 async def describe_topics(
@@ -262,16 +265,22 @@ def _creation_error(error: type[Exception], message: str | None, spec: TopicSpec
     return Refused(f"topic {spec.name} cannot be created: {error.__name__}: {message or 'no reason given'}")
 
 
-async def _until_led(admin: AIOKafkaAdminClient, names: list[str], timeout_ms: int) -> None:
-    """A topic that was just created cannot be written before each of its partitions has a leader."""
+async def _until_led(admin: AIOKafkaAdminClient, names: list[str], timeout_ms: int) -> dict[str, int]:
+    """A topic that was just created cannot be written before each of its partitions has a leader.
+
+    The number of each one's partitions.
+    """
     deadline = monotonic() + timeout_ms / 1000
+    counts: dict[str, int] = {}
     while names:
         topics = await admin.describe_topics(names)
+        counts |= {each["topic"]: len(each["partitions"]) for each in topics}
         names = [each["topic"] for each in topics if not _is_led(each)]
         if names and monotonic() > deadline:
             raise Refused(f"topics without a leader after {timeout_ms} ms: {', '.join(names)}; are all brokers up?")
         if names:
             await asyncio.sleep(POLL_S)
+    return counts
 
 
 def _is_led(topic: Mapping[str, Any]) -> bool:

@@ -39,7 +39,7 @@ async def test_topics_are_created_once_with_their_settings(connection: Connectio
     assert await ensure_topics(specs, connection) == TopicsReport([events, state], [])
     assert await ensure_topics(specs, connection) == TopicsReport([], [events, state])
     more = [TopicSpec(events, 7), TopicSpec(unique("third"), 1)]
-    assert await ensure_topics(more, connection) == TopicsReport([more[1].name], [events])
+    assert await ensure_topics(more, connection) == TopicsReport([more[1].name], [events], {events: 3})
 
     topics = await describe_topics([events, state, "no-such-topic"], connection)
     assert set(topics) == {events, state}
@@ -111,6 +111,18 @@ async def test_every_kind_of_problem_is_found_at_once(connection: Connection, ne
     assert "cleanup.policy=delete" in text["not_compacted"]
     assert "min.insync.replicas=2 and only 1 replicas" in text["replicas"]
     assert "max.message.bytes=2000000" in text["message_size"]
+
+
+def test_making_topics_that_exist_with_another_number_of_partitions_fails_and_says_so(new_stage: NewStage) -> None:
+    stage = new_stage(partitions=2)
+    stage.delete_topics(stage.changes_topic)
+    done = stage.run("topics", "create", "--partitions", "3")
+    assert done.returncode == 1
+    assert f"created   {stage.changes_topic}" in done.stdout
+    assert f"{stage.topics[0]} has 2" in done.stderr
+    assert stage.changes_topic not in done.stderr
+    assert stage.definitions_topic not in done.stderr
+    assert "--partitions 3" in done.stderr
 
 
 def test_compaction_with_deletion_is_not_enough() -> None:

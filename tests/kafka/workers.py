@@ -423,16 +423,22 @@ class Stage:
     # -- definitions
 
     def rollcall(self, *words: str) -> str:
-        """What a command about this application's definitions says; it must succeed."""
-        flags = {
-            "bootstrap-servers": self.bootstrap_servers,
-            "definitions-topic": self.definitions_topic,
-            "app-id": self.app_id,
-        }
-        command = [*rollcall_command(*words), *(f"--{name}={value}" for name, value in flags.items())]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_S, cwd=ROOT)
+        """What a command with this application's settings says; it must succeed."""
+        done = self.run(*words)
         assert done.returncode == 0, done.stderr
         return done.stdout
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """What a command with this application's settings does."""
+        return subprocess.run(
+            rollcall_command(*words),
+            env=self._environment("command", {}),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PATIENCE_S,
+            cwd=ROOT,
+        )
 
     def definitions_end(self) -> int:
         """Where the definitions topic ends by now."""
