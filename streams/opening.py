@@ -18,6 +18,7 @@ from state.definitions_record import memberships_fingerprint, remember_segments
 from state.engine import Marker, read_marker
 from state.rocksdb_store import RocksdbStore, block_cache, move_aside
 from state.store import StateError, UnreadableStateError
+from streams.application_topics import look_at_topics, partitioned_outputs
 from streams.backfill import history_from_ms
 from streams.definitions import DefinitionsFollower
 from streams.kafka.changelog import ChangelogBatch, RestoreOptions, restore
@@ -80,6 +81,15 @@ class Opener:
             self.fingerprint = memberships_fingerprint(segments)
         self._standbys: dict[int, asyncio.Task[None]] = {}
         self.failure: BaseException | None = None  # what ended a standby that should have gone on for ever
+
+    async def check_topics(self) -> int:
+        """How many partitions each input has. Raises Refused where the topics do not fit together, or not to the state.
+
+        The definitions topic is left out: without it partitions go on with the segments that are known.
+        """
+        findings = await look_at_topics(self._settings, self._connection, partitioned_outputs(self._settings))
+        findings.require_no_error()
+        return findings.partitions
 
     async def open(self, number: int, epoch: int, held: Partition | None) -> Partition:
         """The partition, its state restored to the end of the changelog. `held` is the same one, opened before.

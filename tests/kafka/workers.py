@@ -22,7 +22,7 @@ from urllib.request import urlopen
 import msgspec
 from confluent_kafka import Consumer, ConsumerGroupState, KafkaError, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
-from confluent_kafka.cimpl import NewTopic
+from confluent_kafka.cimpl import NewPartitions, NewTopic
 
 from conditions.definitions import compile_definitions
 from conditions.events import Event, Rejected
@@ -361,6 +361,16 @@ class Stage:
         for future in admin.delete_topics(list(names)).values():
             future.result()
         until(lambda: not set(names) & set(admin.list_topics(timeout=5).topics), "topics are gone")
+
+    def add_partitions(self, count: int, *names: str) -> None:
+        """Let these topics have so many."""
+        admin = AdminClient({"bootstrap.servers": self.bootstrap_servers})
+        for future in admin.create_partitions([NewPartitions(name, count) for name in names]).values():
+            future.result()
+        until(
+            lambda: all(partition_count(self.bootstrap_servers, name) == count for name in names),
+            f"{', '.join(names)} have {count} partitions",
+        )
 
     def delete_records(self, topic: str, before: int) -> None:
         """Delete those of partition 0 before this offset, as retention does."""
