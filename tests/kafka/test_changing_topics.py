@@ -96,3 +96,16 @@ def test_a_worker_ends_when_a_topic_that_it_writes_is_deleted(new_stage: NewStag
     stage.send(Feed(stage.topics, seed=34, customers=9).records(300))
     assert worker.exit_code() == 1
     assert f"topic {getattr(stage, which)} does not exist: `rollcall topics create --partitions 2`" in worker.log()
+
+
+def test_a_definitions_topic_that_is_deleted_is_told_and_events_go_on(new_stage: NewStage) -> None:
+    stage, worker = with_state(new_stage)
+    stage.delete_topics(stage.definitions_topic)
+    until(lambda: worker.events("definitions_unreachable"), "it says that the topic is gone")
+    [said] = worker.events("definitions_unreachable")
+    assert f"there is no topic {stage.definitions_topic} any more: it was probably deleted" in said["error"]
+    assert "rollcall topics create" in said["error"]
+    stage.send(Feed(stage.topics, seed=33).records(100))
+    stage.wait_applied()
+    assert worker.is_ready()
+    assert worker.stop() == 0, worker.log_tail()
