@@ -31,6 +31,7 @@ class Checkpoint(msgspec.Struct):
     writer: str  # transactional id
     definitions: str  # fingerprint
     lineage: str = ""  # made up where a changelog begins: a topic that was deleted and created anew has another
+    partitions: int = 0  # of each input, which says where customers are; 0: of a release that did not note it
 
 
 class Position(msgspec.Struct):

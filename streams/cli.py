@@ -544,15 +544,21 @@ def topics_create(
     """Make the topics that are missing; may be called again."""
     import asyncio
 
+    from streams.application_topics import topic_specs
     from streams.connections import connection_of
     from streams.kafka.topics import ensure_topics
-    from streams.service import topic_specs
 
     report = asyncio.run(ensure_topics(topic_specs(settings, partitions, replication_factor), connection_of(settings)))
     for name in report.created:
         _answer(f"created   {name}")
     for name in report.existing:
         _answer(f"existing  {name}")
+    if report.unlike:
+        listed = ", ".join(f"{name} has {count}" for name, count in report.unlike.items())
+        raise CommandError(
+            f"not what was asked for (--partitions {partitions}), and left as it is: {listed} partitions. "
+            "`rollcall topics check` tells whether the topics fit together, docs/topics.md how to get another number"
+        )
 
 
 @topics.command("check")
@@ -563,7 +569,7 @@ def topics_check(
     """Look for what keeps a worker from working, and for customers that are split over partitions."""
     import asyncio
 
-    from streams.service import check_everything
+    from streams.application_topics import check_everything
 
     problems = asyncio.run(check_everything(settings, sample))
     for problem in problems:

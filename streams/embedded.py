@@ -11,9 +11,9 @@ from typing import Literal
 from confluent_kafka import KafkaException, Producer
 
 from deploy.kafka.broker import Broker, BrokerError
+from streams.application_topics import topic_specs
 from streams.kafka.security import Connection
 from streams.kafka.topics import ensure_topics
-from streams.service import topic_specs
 from streams.settings import Settings
 
 BrokerKind = Literal["mock", "kafka"]

@@ -13,11 +13,12 @@ import structlog
 from conditions.definitions import Definitions, compile_definitions
 from conditions.documents import SegmentDocument
 from conditions.segments import SegmentCompiler
-from state.changelog import OtherLineage, Restorer, read_checkpoint, read_position
+from state.changelog import OtherLineage, Position, Restorer, read_checkpoint, read_position
 from state.definitions_record import memberships_fingerprint, remember_segments
 from state.engine import Marker, read_marker
 from state.rocksdb_store import RocksdbStore, block_cache, move_aside
 from state.store import StateError, UnreadableStateError
+from streams.application_topics import look_at_topics, partitioned_outputs
 from streams.backfill import history_from_ms
 from streams.definitions import DefinitionsFollower
 from streams.kafka.changelog import ChangelogBatch, RestoreOptions, restore
@@ -34,8 +35,8 @@ from streams.settings import Settings
 
 log = structlog.get_logger(__name__)
 
-# Half of delete.retention.ms, whose default is a day: tombstones that older state has not seen may be compacted away.
 LIVE = "live"  # the fingerprint of definitions that are followed as they change
+# Half of delete.retention.ms, whose default is a day: tombstones that older state has not seen may be compacted away.
 OLDEST_STATE_MS = 12 * 3_600_000
 
 FOLDER_STEM = "partition-"
@@ -81,6 +82,15 @@ class Opener:
         self._standbys: dict[int, asyncio.Task[None]] = {}
         self.failure: BaseException | None = None  # what ended a standby that should have gone on for ever
 
+    async def check_topics(self) -> int:
+        """How many partitions each input has. Raises Refused where the topics do not fit together, or not to the state.
+
+        The definitions topic is left out: without it partitions go on with the segments that are known.
+        """
+        findings = await look_at_topics(self._settings, self._connection, partitioned_outputs(self._settings))
+        findings.require_no_error()
+        return findings.partitions
+
     async def open(self, number: int, epoch: int, held: Partition | None) -> Partition:
         """The partition, its state restored to the end of the changelog. `held` is the same one, opened before.
 
@@ -88,6 +98,9 @@ class Opener:
         """
         await self._stop_standbys({number})
         self._metrics.restarts.labels("again" if held is not None else "assigned").inc()
+        if held is not None and self._usable_position(held.store) is None:
+            held.close()  # nobody is to go on counting in a state that is made anew
+            held = None
         store = held.store if held is not None else self._open_local(number)
         try:
             store = await self._restored(number, store)
@@ -173,17 +186,10 @@ class Opener:
         folder = self.folder(number)
         folder.parent.mkdir(parents=True, exist_ok=True)
         try:
-            store = RocksdbStore.open(folder, cache=self._cache)
+            return RocksdbStore.open(folder, cache=self._cache)
         except UnreadableStateError as error:
             log.warning("state_moved_aside", partition=number, folder=str(move_aside(folder)), error=str(error))
             return RocksdbStore.open(folder, cache=self._cache)
-        position = read_position(store)
-        if position is not None and position.topic == self._topic and _age_ms(position.written_ms) < OLDEST_STATE_MS:
-            return store
-        if position is not None:
-            log.info("state_dropped", partition=number, reason="too old, or of another application")
-        store.clear()
-        return store
 
     async def _restored(self, number: int, store: RocksdbStore, *, ends_transactions: bool = True) -> RocksdbStore:
         try:
@@ -202,9 +208,11 @@ class Opener:
         return store
 
     async def _restore(self, number: int, store: RocksdbStore, ends_transactions: bool) -> None:
-        position = read_position(store)
+        position = self._usable_position(store)
         if position is None:
-            store.clear()  # what a restore that was interrupted has left
+            if read_position(store) is not None:
+                log.info("state_dropped", partition=number, reason="too old, or of another application")
+            store.clear()  # also what a restore that was interrupted has left
         restorer = Restorer(store, self._topic)
         remaining, label = self._metrics.restore_remaining, str(number)
 
@@ -232,6 +240,16 @@ class Opener:
             log.info(
                 "partition_restored", partition=number, records=restored.records, seconds=round(restored.elapsed_s, 2)
             )
+
+    def _usable_position(self, store: RocksdbStore) -> Position | None:
+        """How far the store follows the changelog; None where nothing that it holds can be trusted.
+
+        That it was open all the while says nothing: its worker may have been frozen, or cut off, for days.
+        """
+        position = read_position(store)
+        if position is None or position.topic != self._topic or _age_ms(position.written_ms) >= OLDEST_STATE_MS:
+            return None
+        return position
 
     async def _end_open_transactions(self, number: int) -> None:
         """The end of the changelog is not committed: its writer is dead, or soon fenced and starts over."""

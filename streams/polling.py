@@ -36,6 +36,7 @@ log = structlog.get_logger(__name__)
 IDLE_POLL_S = 0.05
 BOUNDS_TIMEOUT_S = 10.0
 FETCH_WAIT_MS = 200
+METADATA_EVERY_MS = 10_000  # for so long a topic can have more partitions without anybody noticing
 # A broker answers as soon as it has one record, and each answer costs the same. What comes meanwhile waits for the
 # transaction under way in any case.
 FETCH_EVERY_S = 0.012
@@ -294,7 +295,7 @@ class PollingThread(driver.AIOKafkaConsumerThread):
             rebalance_timeout_ms=int(conf.broker_rebalance_timeout * 1000),
             heartbeat_interval_ms=int(conf.broker_heartbeat_interval * 1000),
             request_timeout_ms=int(conf.broker_request_timeout * 1000),
-            metadata_max_age_ms=60_000,
+            metadata_max_age_ms=METADATA_EVERY_MS,
         )
 
     def note_membership(self, assigned: Iterable[Any]) -> None:

@@ -20,17 +20,15 @@ from aiokafka.errors import KafkaError
 from conditions.documents import SegmentDocument
 from state.store import StateError
 from streams.application import Application, attach, build_application
+from streams.application_topics import look_at_topics, output_topics, partitioned_outputs
 from streams.connections import connection_of
 from streams.kafka.errors import Refused, Unreachable
-from streams.kafka.keys import find_split_customers
 from streams.kafka.security import Connection
-from streams.kafka.topics import Output, Problem, Severity, TopicSpec, check_topics
 from streams.kafka.transactions import FencedProducer, ProducerOptions
 from streams.live_definitions import LiveDefinitions
 from streams.memory import tune_memory
 from streams.metrics import Metrics
 from streams.opening import Opener
-from streams.outgoing import changelog_topic
 from streams.settings import Settings
 from streams.trouble import Trouble
 from streams.web import WebServer
@@ -41,18 +39,6 @@ log = structlog.get_logger(__name__)
 STOP_TIMEOUT_S = 8.0
 
 Result = TypeVar("Result")
-
-
-def output_topics(settings: Settings) -> list[Output]:
-    """The topics a worker writes."""
-    memberships = [Output(settings.memberships_topic, compacted=True)] if settings.memberships_topic else []
-    return [
-        Output(settings.changes_topic),
-        *memberships,
-        Output(settings.dead_letters_topic),
-        Output(changelog_topic(settings), compacted=True),
-        Output(settings.definitions_topic, partitions=1, compacted=True),
-    ]
 
 
 class DataDir:
@@ -225,27 +211,15 @@ def _end_the_process_after(seconds: float) -> threading.Timer:
 
 async def _prepare(settings: Settings, connection: Connection, worker: Worker, live: LiveDefinitions | None) -> None:
     """Wait for Kafka, check the topics, end what this worker's last life left open, and learn the definitions."""
-    outputs = [each for each in output_topics(settings) if live is not None or each.name != settings.definitions_topic]
-    problems = await _patiently(worker, lambda: _check_topics(settings, connection, outputs))
-    for problem in problems:
+    outputs = partitioned_outputs(settings) if live is None else output_topics(settings)
+    findings = await _patiently(worker, lambda: look_at_topics(settings, connection, outputs))
+    for problem in findings.problems:
         log.warning("topic_problem", code=problem.code, topic=problem.topic, message=problem.message)
-    fatal = [problem.message for problem in problems if problem.severity is Severity.ERROR]
-    if fatal:
-        raise Refused("\n".join(fatal))
+    findings.require_no_error()
     await worker.start()
     if live is not None:
         await _patiently(worker, live.follower.start)
         await _patiently(worker, live.apply_start_file)
-
-
-async def _check_topics(settings: Settings, connection: Connection, outputs: list[Output]) -> list[Problem]:
-    return await check_topics(
-        settings.topics,
-        outputs,
-        connection,
-        batch_bytes=settings.message_max_bytes,
-        processes=settings.processes,
-    )
 
 
 async def _patiently(worker: Worker, work: Callable[[], Awaitable[Result]]) -> Result:
@@ -258,27 +232,3 @@ async def _patiently(worker: Worker, work: Callable[[], Awaitable[Result]]) -> R
             trouble.note(error)
             worker.progress_at = time.monotonic()
             await asyncio.sleep(trouble.pause_s)
-
-
-def topic_specs(settings: Settings, partitions: int, replication_factor: int | None) -> list[TopicSpec]:
-    """Every topic that this application reads or writes, as it should be made."""
-    compacted = {"cleanup.policy": "compact"}
-    specs = [TopicSpec(name, partitions, replication_factor) for name in settings.topics]
-    specs += [
-        TopicSpec(
-            output.name, output.partitions or partitions, replication_factor, compacted if output.compacted else {}
-        )
-        for output in output_topics(settings)
-    ]
-    return specs
-
-
-async def check_everything(settings: Settings, sample: int) -> list[str]:
-    """All problems of the topics, as lines. Raises StreamsError."""
-    connection = connection_of(settings)
-    problems = await _check_topics(settings, connection, output_topics(settings))
-    lines = [f"{problem.severity}: {problem.message}" for problem in problems]
-    if not lines:
-        report = await find_split_customers(settings.topics, connection, sample=sample)
-        lines += report.messages()
-    return lines

@@ -19,7 +19,15 @@ from aiokafka import TopicPartition
 from state.changelog import Checkpoint, Position, add_checkpoint, add_position
 from state.engine import BatchResult
 from streams.answers import PartitionAnswers
-from streams.kafka.errors import CommitFailed, CommitUnknown, Fenced, RestoreStuck, StreamsError, Unreachable
+from streams.kafka.errors import (
+    CommitFailed,
+    CommitUnknown,
+    Fenced,
+    MetadataBehind,
+    RestoreStuck,
+    StreamsError,
+    Unreachable,
+)
 from streams.kafka.transactions import FencedProducer, Outgoing
 from streams.memory import collect_garbage
 from streams.metrics import Metrics
@@ -40,7 +48,16 @@ LONG_TURN_S = 2.0  # many segments take seconds to compile, for each partition
 # one batch would be gigabytes.
 BUFFERED_BYTES = 256 << 20
 AHEAD_RECORDS = 500  # fewer are decided in less time than a transaction takes
-TRANSIENT = (CommitFailed, CommitUnknown, Fenced, PositionLost, RecordsMissing, RestoreStuck, Unreachable)
+TRANSIENT = (
+    CommitFailed,
+    CommitUnknown,
+    Fenced,
+    MetadataBehind,
+    PositionLost,
+    RecordsMissing,
+    RestoreStuck,
+    Unreachable,
+)
 
 
 class Decided(msgspec.Struct):
@@ -83,6 +100,8 @@ class Worker:
         self._partitions: dict[int, Partition] = {}
         self._membership: Membership | None = None
         self._openings: dict[int, Opening] = {}
+        self._checking: asyncio.Task[int] | None = None  # of the topics, before anything that is opened goes on
+        self._partition_count = 0  # of each input, as that found it
         self._in_flight: asyncio.Task[None] | None = None
         self._epoch = 0
         self._stepping = asyncio.Lock()
@@ -189,10 +208,11 @@ class Worker:
 
     @property
     def ready(self) -> bool:
-        """Whether every assigned partition is open."""
+        """Whether every assigned partition is open, and the topics are as they should be."""
         return (
             not self._stopping.is_set()
             and self._membership is not None
+            and self._checking is None
             and set(self._partitions) == self._membership.partitions
         )
 
@@ -261,6 +281,8 @@ class Worker:
         if self._membership is None:
             return "the group has assigned no partitions yet"
         missing = sorted(self._membership.partitions - set(self._partitions))
+        if not missing:
+            return "looking whether the topics are as they should be"
         return f"restoring partitions {', '.join(map(str, missing))}"
 
     async def _turn(self) -> None:
@@ -373,6 +395,7 @@ class Worker:
             self._producer.transactional_id,
             self._opener.fingerprint,
             decided.partition.lineage,
+            self._partition_count,
         )
         add_checkpoint(decided.result.writes, checkpoint)
         return outgoing(decided.result, decided.partition.number, checkpoint, decided.partition.parts, self._settings)
@@ -380,8 +403,13 @@ class Worker:
     # -- opening, and opening again -----------------------------------------------------------------------------------
 
     def _start_openings(self, membership: Membership) -> None:
-        """Open every assigned partition anew; nothing fetched or decided before counts."""
+        """Open every assigned partition anew; nothing fetched or decided before counts.
+
+        The topics are looked at each time, also without partitions: it may be for topics that changed that they went.
+        """
         self._unread = None
+        self._checking = asyncio.create_task(self._opener.check_topics())
+        self._checking.add_done_callback(lambda _: self.wake())
         for number in sorted(membership.partitions):
             self._epoch += 1
             held = self._partitions.pop(number, None)
@@ -390,14 +418,30 @@ class Worker:
             self._openings[number] = Opening(task, held)
 
     async def _adopt_opened(self) -> None:
-        """Begin to fetch for partitions whose opening is done. Raises what an opening failed with."""
-        for number, opening in list(self._openings.items()):
+        """Begin to fetch for partitions whose opening is done, once the topics are found to be as they should be.
+
+        Raises what an opening failed with, or what is wrong with the topics.
+        """
+        for number, opening in list(self._openings.items()) if self._has_checked() else ():
             if opening.task.done():
                 del self._openings[number]
                 partition = opening.task.result()
                 self._partitions[number] = partition
                 await self._fetcher.open_partition(number, partition.epoch, partition.positions())
         self._metrics.ready.set(self.ready)
+
+    def _has_checked(self) -> bool:
+        """Whether the topics are as they should be, as far as that is known. Raises what is wrong with them."""
+        if self._checking is None:
+            return True
+        if not self._checking.done():
+            return False
+        self._partition_count = count = self._checking.result()
+        beyond = sorted(number for number in self._openings if number >= count)
+        if beyond:
+            raise MetadataBehind(beyond, count)
+        self._checking = None
+        return True
 
     async def _start_over(self, error: StreamsError) -> None:
         """After any unclean end: a new producer, and every partition from what was committed."""
@@ -429,6 +473,10 @@ class Worker:
     async def _cancel_openings(self) -> None:
         """On return each partition is held again, or its store is closed."""
         openings, self._openings = self._openings, {}
+        checking, self._checking = self._checking, None
+        if checking is not None:
+            checking.cancel()
+            await asyncio.gather(checking, return_exceptions=True)
         for opening in openings.values():
             opening.task.cancel()
         ended = await asyncio.gather(*(opening.task for opening in openings.values()), return_exceptions=True)

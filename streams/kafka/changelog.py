@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from time import monotonic
 
@@ -13,6 +14,9 @@ from aiokafka import errors as kafka
 from streams.kafka.errors import ChangelogGone, NotPermitted, Refused, RestoreStuck, Unreachable
 from streams.kafka.metadata import missing_partition, partitions_of
 from streams.kafka.security import Connection
+
+TAIL_OFFSETS = 50  # what a partition's newest transaction fits into, more often than not
+TAIL_GROWTH = 20
 
 
 class RestoreOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,6 +81,46 @@ async def restore(
                 start, end = await _bounds(connection, place, chosen)
                 raise ChangelogGone(topic, partition, run.position, start, end) from error
     return Restored(run.position, run.records, monotonic() - began)
+
+
+async def newest_values(
+    topic: str, key: bytes, connection: Connection, *, options: RestoreOptions | None = None
+) -> AsyncGenerator[bytes, None]:
+    """The newest committed value of the key in each partition of the topic that has one.
+
+    Partitions are read backwards from their ends, so little is read where the key is written often. The topic has to
+    exist: asking for it may create it. Raises Unreachable or NotPermitted.
+    """
+    chosen = options or RestoreOptions()
+    with _explained(connection, topic, chosen.request_timeout_ms):
+        async with _consumer(connection, chosen, isolation_level="read_committed") as consumer:
+            numbers = await partitions_of(consumer._client, topic, 0)
+            places = [TopicPartition(topic, number) for number in sorted(numbers)]
+            starts, ends = await consumer.beginning_offsets(places), await consumer.end_offsets(places)
+            for place in places:
+                async with asyncio.timeout(chosen.request_timeout_ms / 1000):
+                    value = await _newest_value(consumer, place, key, starts[place], ends[place], chosen)
+                if value is not None:
+                    yield value
+
+
+async def _newest_value(
+    consumer: AIOKafkaConsumer, place: TopicPartition, key: bytes, start: int, end: int, options: RestoreOptions
+) -> bytes | None:
+    consumer.assign([place])
+    length = TAIL_OFFSETS
+    while start < end:
+        begin = max(start, end - length)
+        consumer.seek(place, begin)
+        newest: bytes | None = None
+        while await consumer.position(place) < end:
+            got = await consumer.getmany(place, timeout_ms=options.poll_ms, max_records=options.batch_records)
+            for record in got.get(place, ()):
+                newest = record.value if record.key == key and record.offset < end else newest
+        if newest is not None:
+            return newest
+        end, length = begin, length * TAIL_GROWTH
+    return None
 
 
 class _Run:

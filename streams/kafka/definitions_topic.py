@@ -66,7 +66,7 @@ class KafkaDefinitionsLog:
         try:
             with self.explained("reading"):
                 await consumer.start()
-                await self._require_partition(consumer._client)
+                await self._require_partition(consumer._client, position)
                 start = (await consumer.beginning_offsets([self.place]))[self.place]
                 consumer.assign([self.place])
                 # Compaction leaves the log's start where it is; somebody else may not.
@@ -94,11 +94,22 @@ class KafkaDefinitionsLog:
         finally:
             await producer.abandon()
 
-    async def _require_partition(self, client: Any) -> None:
+    async def _require_partition(self, client: Any, position: int = 0) -> None:
         known = await partitions_of(client, self._topic, 0)
+        if not known and position:
+            raise self.deleted()
         fault = missing_partition(self._topic, 0, known)
         if fault is not None:
             raise Refused(fault)
+
+    def deleted(self) -> Refused:
+        """What to say where the topic was there before."""
+        return Refused(
+            f"there is no topic {self._topic} any more: it was probably deleted. The segments that are known stay in "
+            "force for as long as a worker runs, and none can be changed. Keep their documents (`GET /api/segments/ID` "
+            "of a worker), make the topic with `rollcall topics create`, apply them with `rollcall segments apply` and "
+            "begin anew with another app_id and output topics of its own: docs/topics.md says why"
+        )
 
     @contextmanager
     def explained(self, what: str, producer: TransactionalProducer | None = None) -> Iterator[None]:
@@ -138,6 +149,8 @@ class _Reader:
         with self._log.explained("reading"):
             got = await self._consumer.getmany(timeout_ms=POLL_MS, max_records=MOST_RECORDS)
             self.position = await self._consumer.position(self._log.place)
+            if not got and self._consumer._client.cluster.partitions_for_topic(self._log.place.topic) is None:
+                raise self._log.deleted()  # aiokafka would ask on and on
         return [LogRecord(each.offset, each.timestamp, each.key, each.value) for each in got.get(self._log.place, ())]
 
     async def end(self) -> int:

@@ -21,6 +21,17 @@ class Unreachable(StreamsError):
         )
 
 
+class MetadataBehind(StreamsError):
+    """A broker does not know yet of partitions that another one has told the group of."""
+
+    def __init__(self, partitions: list[int], count: int) -> None:
+        listed = ", ".join(map(str, partitions))
+        super().__init__(
+            f"the group has assigned partitions {listed}, and the input topics have {count}: a broker's metadata is "
+            "behind that of another; it is asked again"
+        )
+
+
 class Refused(StreamsError):
     """Kafka answered and said no, and asking again will not help: a setting is wrong on one of the two sides."""
 

@@ -21,6 +21,10 @@ TIMEOUT_MS = 30_000
 CHECKED_CONFIGS = ("cleanup.policy", "min.insync.replicas", "max.message.bytes")
 USUAL_REPLICAS = 3
 POLL_S = 0.05
+DELETED_INPUT = (
+    ". If it was deleted: what was counted of it cannot be told from what would come in a new one, so take it out of "
+    "the topics, or begin anew with another app_id and output topics of its own"
+)
 
 
 class TopicSpec(msgspec.Struct, frozen=True):
@@ -33,6 +37,7 @@ class TopicSpec(msgspec.Struct, frozen=True):
 class TopicsReport(msgspec.Struct, frozen=True):
     created: list[str]
     existing: list[str]  # left as they are, whatever their partitions and settings
+    unlike: Mapping[str, int] = {}  # the partitions of those existing ones that have not as many as were asked for
 
 
 class Output(msgspec.Struct, frozen=True):
@@ -49,7 +54,8 @@ class Severity(StrEnum):
 
 
 class Problem(msgspec.Struct, frozen=True):
-    code: str  # missing, input_partitions, partitions, not_compacted, replicas, message_size, idle_processes
+    # missing, input_partitions, repartitioned, partitions, not_compacted, replicas, message_size, idle_processes
+    code: str
     severity: Severity
     topic: str
     message: str
@@ -72,14 +78,16 @@ async def ensure_topics(
     async with _admin(connection, timeout_ms, "creating topics") as admin:
         brokers = len((await admin.describe_cluster())["brokers"])
         answer = await admin.create_topics([_new_topic(spec, brokers) for spec in specs])
-        report = TopicsReport([], [])
+        created: list[str] = []
+        existing: list[str] = []
         for name, code, message in answer.topic_errors:
             error = kafka.for_code(code)
             if error not in {kafka.NoError, kafka.TopicAlreadyExistsError}:
                 raise _creation_error(error, message, next(spec for spec in specs if spec.name == name), brokers)
-            (report.created if error is kafka.NoError else report.existing).append(name)
-        await _until_led(admin, [spec.name for spec in specs], timeout_ms)
-    return report
+            (created if error is kafka.NoError else existing).append(name)
+        counts = await _until_led(admin, [spec.name for spec in specs], timeout_ms)
+    asked = {spec.name: spec.partitions for spec in specs}
+    return TopicsReport(created, existing, {name: counts[name] for name in existing if counts[name] != asked[name]})
 
 
 async def describe_topics(
@@ -102,38 +110,27 @@ async def describe_topics(
     }
 
 
-async def check_topics(
-    inputs: Sequence[str],
-    outputs: Sequence[Output],
-    connection: Connection,
-    *,
-    batch_bytes: int,
-    processes: int = 1,
-    timeout_ms: int = TIMEOUT_MS,
-) -> list[Problem]:
-    """Everything about the topics that keeps a worker of so many processes from working, and what will hurt later.
-
-    `batch_bytes` is how much it sends at once, its `message_max_bytes`. Changes nothing.
-    """
-    names = [*inputs, *(output.name for output in outputs)]
-    topics = await describe_topics(names, connection, timeout_ms=timeout_ms)
-    return find_problems(inputs, outputs, topics, batch_bytes, processes)
-
-
 def find_problems(
     inputs: Sequence[str],
     outputs: Sequence[Output],
     topics: Mapping[str, Topic],
     batch_bytes: int,
     processes: int = 1,
+    made_with: int = 0,
 ) -> list[Problem]:
-    """The rules behind `check_topics`, over topics as they were found."""
+    """Everything about the topics that keeps a worker of so many processes from working, and what will hurt later.
+
+    `topics` are those that exist, as they were found; `batch_bytes` is how much a worker sends at once, its
+    `message_max_bytes`. `made_with` is how many partitions each input had when the state was made that the worker would
+    go on with; 0: there is none, or it does not say.
+    """
     counts = {name: topics[name].partitions for name in inputs if name in topics}
-    wanted = max(counts.values(), default=0)
+    wanted = made_with or max(counts.values(), default=0)
     present = [topics[output.name] for output in outputs if output.name in topics]
     return [
-        *_missing([*inputs, *(output.name for output in outputs)], topics, wanted),
-        *_uneven_inputs(counts),
+        *_missing(inputs, topics, wanted, DELETED_INPUT if made_with else ""),
+        *_missing([output.name for output in outputs], topics, wanted),
+        *(_repartitioned(counts, made_with) if made_with else _uneven_inputs(counts)),
         *(
             problem
             for output in outputs
@@ -146,12 +143,29 @@ def find_problems(
     ]
 
 
-def _missing(names: Iterable[str], topics: Mapping[str, Topic], wanted: int) -> list[Problem]:
-    mend = f"`rollcall topics create --partitions {wanted or 'N'}` makes it"
+def _missing(names: Iterable[str], topics: Mapping[str, Topic], wanted: int, more: str = "") -> list[Problem]:
+    mend = f"`rollcall topics create --partitions {wanted or 'N'}` makes it{more}"
     return [
         Problem("missing", Severity.ERROR, name, f"topic {name} does not exist: {mend}")
         for name in names
         if name not in topics
+    ]
+
+
+def _repartitioned(counts: Mapping[str, int], made_with: int) -> list[Problem]:
+    cause = {True: "partitions were probably added", False: "it was probably deleted and made anew with fewer"}
+    return [
+        Problem(
+            "repartitioned",
+            Severity.ERROR,
+            name,
+            f"topic {name} has {count} partitions, and had {made_with} when this application's state was made: "
+            f"{cause[count > made_with]}. Customers are in other partitions then than what is remembered of them, and "
+            "going on would begin their histories anew. Kafka takes no partition back, so stop what produces to it, "
+            "make new topics, bring the records there and begin with another app_id: docs/topics.md says how",
+        )
+        for name, count in counts.items()
+        if count != made_with
     ]
 
 
@@ -199,9 +213,9 @@ def _output_problems(output: Output, topic: Topic, inputs_have: int) -> list[Pro
 def _too_few(topic: Topic, inputs_have: int) -> str:
     return (
         f"topic {topic.name} has {topic.partitions} partitions, the input topics have {inputs_have}. If partitions "
-        "were added to the inputs: that moves customers away from what is remembered of them, so create the inputs "
-        f"anew with {topic.partitions}, or begin anew with another app_id and output topics of its own. If nothing "
-        f"was processed yet: delete {topic.name} and run `rollcall topics create --partitions {inputs_have}`"
+        "were added to the inputs: that moves customers away from what is remembered of them; docs/topics.md says what "
+        f"to do. If nothing was processed yet: delete {topic.name} and run `rollcall topics create --partitions "
+        f"{inputs_have}`"
     )
 
 
@@ -263,16 +277,22 @@ def _creation_error(error: type[Exception], message: str | None, spec: TopicSpec
     return Refused(f"topic {spec.name} cannot be created: {error.__name__}: {message or 'no reason given'}")
 
 
-async def _until_led(admin: AIOKafkaAdminClient, names: list[str], timeout_ms: int) -> None:
-    """A topic that was just created cannot be written before each of its partitions has a leader."""
+async def _until_led(admin: AIOKafkaAdminClient, names: list[str], timeout_ms: int) -> dict[str, int]:
+    """A topic that was just created cannot be written before each of its partitions has a leader.
+
+    The number of each one's partitions.
+    """
     deadline = monotonic() + timeout_ms / 1000
+    counts: dict[str, int] = {}
     while names:
         topics = await admin.describe_topics(names)
+        counts |= {each["topic"]: len(each["partitions"]) for each in topics}
         names = [each["topic"] for each in topics if not _is_led(each)]
         if names and monotonic() > deadline:
             raise Refused(f"topics without a leader after {timeout_ms} ms: {', '.join(names)}; are all brokers up?")
         if names:
             await asyncio.sleep(POLL_S)
+    return counts
 
 
 def _is_led(topic: Mapping[str, Any]) -> bool:
@@ -306,6 +326,8 @@ async def _admin(connection: Connection, timeout_ms: int, what: str) -> AsyncIte
     except (kafka.KafkaConnectionError, kafka.NodeNotReadyError, kafka.RequestTimedOutError, TimeoutError) as error:
         raise Unreachable(connection.bootstrap_servers, what, timeout_ms) from error
     except kafka.KafkaError as error:
+        if error.retriable:
+            raise Unreachable(connection.bootstrap_servers, f"{what} ({error!r})") from error
         raise Refused(f"{what}: {error!r}") from error
     finally:
         await admin.close()

@@ -10,7 +10,14 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
 from deploy.kafka.broker import Broker
-from streams.kafka.changelog import ChangelogBatch, Restored, RestoreOptions, restore
+from streams.kafka.changelog import (
+    TAIL_OFFSETS,
+    ChangelogBatch,
+    Restored,
+    RestoreOptions,
+    newest_values,
+    restore,
+)
 from streams.kafka.errors import ChangelogGone, Refused, RestoreStuck, Unreachable
 from streams.kafka.security import Connection
 from streams.kafka.transactions import end_transaction_of
@@ -267,6 +274,23 @@ async def test_an_error_of_a_callback_ends_restoring(
 
     with pytest.raises(LookupError, match="disk full"):
         await Failing(connection, topic).run()
+
+
+async def test_the_newest_value_of_a_key_is_found_far_from_the_end_and_only_if_it_is_committed(
+    connection: Connection, new_topic: NewTopic, open_transaction: OpenTransaction, write_committed: Committed
+) -> None:
+    topic = await new_topic("log", 2)
+    first = await open_transaction("first", topic)
+    await write(first, topic, [b"old", b"newest"])
+    await first.commit_transaction()
+    await write_committed("others", topic, *[b"%d" % number for number in range(3 * TAIL_OFFSETS)])
+    aborted = await open_transaction("aborted", topic)
+    await write(aborted, topic, [b"aborted"])
+    await aborted.abort_transaction()
+    await until_settled(connection, topic)
+    await write(await open_transaction("open", topic), topic, [b"open"])
+    assert [value async for value in newest_values(topic, b"key", connection)] == [b"newest"]
+    assert [value async for value in newest_values(topic, b"another", connection)] == []
 
 
 async def test_a_missing_topic_is_named(connection: Connection) -> None:

@@ -19,7 +19,6 @@ from streams.kafka.topics import (
     Topic,
     TopicSpec,
     TopicsReport,
-    check_topics,
     describe_topics,
     ensure_topics,
     find_problems,
@@ -39,7 +38,7 @@ async def test_topics_are_created_once_with_their_settings(connection: Connectio
     assert await ensure_topics(specs, connection) == TopicsReport([events, state], [])
     assert await ensure_topics(specs, connection) == TopicsReport([], [events, state])
     more = [TopicSpec(events, 7), TopicSpec(unique("third"), 1)]
-    assert await ensure_topics(more, connection) == TopicsReport([more[1].name], [events])
+    assert await ensure_topics(more, connection) == TopicsReport([more[1].name], [events], {events: 3})
 
     topics = await describe_topics([events, state, "no-such-topic"], connection)
     assert set(topics) == {events, state}
@@ -75,7 +74,7 @@ async def test_topics_that_fit_have_no_problems(connection: Connection, new_topi
         Output(await new_topic("memberships", 2, cleanup_policy="compact"), compacted=True),
         Output(await new_topic("definitions", 1, cleanup_policy="compact"), partitions=1, compacted=True),
     ]
-    assert await check_topics(inputs, outputs, connection, batch_bytes=1_000_000) == []
+    assert await problems_of(inputs, outputs, connection) == []
 
 
 @pytest.mark.asyncio
@@ -92,7 +91,7 @@ async def test_every_kind_of_problem_is_found_at_once(connection: Connection, ne
         Output(unwritable),
         Output("no-such-topic"),
     ]
-    problems = await check_topics([narrow, wide], outputs, connection, batch_bytes=2_000_000)
+    problems = await problems_of([narrow, wide], outputs, connection, batch_bytes=2_000_000)
     assert {(each.code, each.topic) for each in problems} == {
         ("missing", "no-such-topic"),
         ("input_partitions", narrow),
@@ -111,6 +110,48 @@ async def test_every_kind_of_problem_is_found_at_once(connection: Connection, ne
     assert "cleanup.policy=delete" in text["not_compacted"]
     assert "min.insync.replicas=2 and only 1 replicas" in text["replicas"]
     assert "max.message.bytes=2000000" in text["message_size"]
+
+
+async def problems_of(
+    inputs: list[str], outputs: list[Output], connection: Connection, batch_bytes: int = 1_000_000
+) -> list[Problem]:
+    topics = await describe_topics([*inputs, *(output.name for output in outputs)], connection)
+    return find_problems(inputs, outputs, topics, batch_bytes)
+
+
+@pytest.mark.parametrize(
+    ("found", "cause"), [(4, "partitions were probably added"), (1, "it was probably deleted and made anew with fewer")]
+)
+def test_inputs_with_another_number_than_the_state_was_made_with_are_the_fault_and_nothing_else_is(
+    found: int, cause: str
+) -> None:
+    topics = {"same": Topic("same", 2, 1, {}), "other": Topic("other", found, 1, {}), "out": Topic("out", 2, 1, {})}
+    [problem] = find_problems(["same", "other"], [Output("out")], topics, 1_000_000, made_with=2)
+    assert (problem.code, problem.severity, problem.topic) == ("repartitioned", Severity.ERROR, "other")
+    assert f"topic other has {found} partitions, and had 2 when" in problem.message
+    assert cause in problem.message
+    both = topics | {"same": Topic("same", found, 1, {})}
+    problems = find_problems(["same", "other"], [Output("out")], both, 1_000_000, made_with=2)
+    assert [each.topic for each in problems] == ["same", "other"]
+
+
+def test_an_input_that_is_gone_is_not_to_be_made_anew_without_a_thought() -> None:
+    for made_with, is_warned in ((0, False), (2, True)):
+        [problem] = find_problems(["gone"], [], {}, 1_000_000, made_with=made_with)
+        assert problem.code == "missing"
+        assert ("If it was deleted" in problem.message) is is_warned
+
+
+def test_making_topics_that_exist_with_another_number_of_partitions_fails_and_says_so(new_stage: NewStage) -> None:
+    stage = new_stage(partitions=2)
+    stage.delete_topics(stage.changes_topic)
+    done = stage.run("topics", "create", "--partitions", "3")
+    assert done.returncode == 1
+    assert f"created   {stage.changes_topic}" in done.stdout
+    assert f"{stage.topics[0]} has 2" in done.stderr
+    assert stage.changes_topic not in done.stderr
+    assert stage.definitions_topic not in done.stderr
+    assert "--partitions 3" in done.stderr
 
 
 def test_compaction_with_deletion_is_not_enough() -> None:

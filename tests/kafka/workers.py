@@ -23,7 +23,7 @@ import msgspec
 from confluent_kafka import Consumer, ConsumerGroupState, KafkaError, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
-from confluent_kafka.cimpl import NewTopic
+from confluent_kafka.cimpl import NewPartitions, NewTopic
 
 from conditions.definitions import compile_definitions
 from conditions.events import Event, Rejected
@@ -375,6 +375,16 @@ class Stage:
         for future in admin.incremental_alter_configs([resource]).values():
             future.result()
 
+    def add_partitions(self, count: int, *names: str) -> None:
+        """Let these topics have so many."""
+        admin = AdminClient({"bootstrap.servers": self.bootstrap_servers})
+        for future in admin.create_partitions([NewPartitions(name, count) for name in names]).values():
+            future.result()
+        until(
+            lambda: all(partition_count(self.bootstrap_servers, name) == count for name in names),
+            f"{', '.join(names)} have {count} partitions",
+        )
+
     def delete_records(self, topic: str, before: int) -> None:
         """Delete those of partition 0 before this offset, as retention does."""
         admin = AdminClient({"bootstrap.servers": self.bootstrap_servers})
@@ -436,16 +446,22 @@ class Stage:
     # -- definitions
 
     def rollcall(self, *words: str) -> str:
-        """What a command about this application's definitions says; it must succeed."""
-        flags = {
-            "bootstrap-servers": self.bootstrap_servers,
-            "definitions-topic": self.definitions_topic,
-            "app-id": self.app_id,
-        }
-        command = [*rollcall_command(*words), *(f"--{name}={value}" for name, value in flags.items())]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_S, cwd=ROOT)
+        """What a command with this application's settings says; it must succeed."""
+        done = self.run(*words)
         assert done.returncode == 0, done.stderr
         return done.stdout
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """What a command with this application's settings does."""
+        return subprocess.run(
+            rollcall_command(*words),
+            env=self._environment("command", {}),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PATIENCE_S,
+            cwd=ROOT,
+        )
 
     def definitions_end(self) -> int:
         """Where the definitions topic ends by now."""

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from streams import service
+from streams.application_topics import Findings
 from streams.kafka.security import Connection
 from streams.settings import load_settings
 
@@ -73,10 +74,10 @@ async def work(worker: RunningWorker, live: Any, monkeypatch: pytest.MonkeyPatch
     """The app, once the worker has ended as one whose follower `live` has."""
     app = RunningApp(worker)
 
-    async def no_problems(*_: Any) -> list[Any]:
-        return []
+    async def no_problems(*_: Any) -> Findings:
+        return Findings([], 1)
 
-    monkeypatch.setattr(service, "_check_topics", no_problems)
+    monkeypatch.setattr(service, "look_at_topics", no_problems)
     monkeypatch.setattr(service, "build_application", lambda *_: app)
     monkeypatch.setattr(service, "attach", lambda *_: None)
     worker_: Any = worker
