@@ -280,5 +280,5 @@ def test_no_value_begins_as_the_end_of_one_that_was_cut_does() -> None:
     write_begun(writes, Redefinition(1, 1, "scan", [ChangedSegment("a", None, b"{}", 1)]))
     writes.meta.append((coverage_key(7), msgspec.msgpack.encode(Coverage(1, 2))))
     records = changelog_records(writes, checkpoint, PartWriter(MemoryStore(), 1_000_000))
-    assert len(records) == 7
+    assert len(records) == 10
     assert not [key for key, value in records if value is None or value[0] == MARK]
