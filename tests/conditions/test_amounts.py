@@ -9,7 +9,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conditions.amounts import (
@@ -104,6 +104,7 @@ class Play:
                     assert drop_time(amounts, at, total, bound) == plain.drop_time(after_ms, bound)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**6), st.integers(0, 250), st.integers(1, 300), st.sampled_from((0.0, 0.5, 0.9, 1.0)))
 def test_amounts_in_any_order_add_up_as_a_plain_list_of_them(
     seed: int, steps: int, span_ms: int, in_order: float
