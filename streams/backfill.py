@@ -23,6 +23,7 @@ from streams.standstill import Standstill
 POLL_MS = 200
 POLL_RECORDS = 1_000
 BATCH_EVENTS = 1_000
+BATCH_BYTES = 16 << 20
 ESCAPE = rb"\\u"  # JSON can write any letter so, those of the type too
 
 
@@ -128,9 +129,11 @@ class BackfillReader:
         waiting = [source for source in self._sources if await source.fill(consumer, self._wanted)]
         while waiting:
             batch += [event for place, event in _merged(waiting) if erasures.spared(place, event)]
-            if len(batch) >= BATCH_EVENTS:
+            if len(batch) >= BATCH_EVENTS or sum(each.filled_bytes for each in self._sources) >= BATCH_BYTES:
                 yield batch
                 batch = []
+                for source in self._sources:
+                    source.filled_bytes = 0
             waiting = [each for each in waiting if each.decoded or await each.fill(consumer, self._wanted)]
         if batch:
             yield batch
@@ -151,12 +154,14 @@ class _Source:
         self._pace = pace
         self._start = 0
         self._newest_ms = -1
+        self.filled_bytes = 0  # of what was decoded; set to 0 by whoever took it
 
     async def rewind(self, consumer: AIOKafkaConsumer) -> None:
         """Begin with the first record that the topic retains."""
         self._start = (await consumer.beginning_offsets([self.place]))[self.place]
         consumer.seek(self.place, self._start)
         self.decoded.clear()
+        self.filled_bytes = 0
         self._newest_ms = -1
         self.read, self.total = 0, max(self._end - self._start, 0)
         if self._start:
@@ -187,6 +192,7 @@ class _Source:
                 value = record.value
                 is_wanted = value is not None and wanted.search(value) is not None
                 self.decoded.append((place, self._event(record) if is_wanted else None))
+                self.filled_bytes += len(value) if is_wanted else 0
         return bool(records)
 
     def _places(self, records: Iterable[Any]) -> Iterator[Place]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from heapq import heapify, heappop, heapreplace
 from itertools import groupby, islice
@@ -13,6 +14,8 @@ from conditions.times import MAX_TIME_MS
 from connectors.json_events import Encoded, decode_records
 
 SLICE_RECORDS = 250  # decoded at a time
+SLICE_BYTES = 4 << 20  # of records of a usual size
+SAMPLED_RECORDS = 64  # of what came together
 
 
 class Buffer:
@@ -21,9 +24,13 @@ class Buffer:
     def __init__(self, topic: str, number: int) -> None:
         self.place = TP(topic, number)
         self.received = 0
+        self.size_bytes = 0
+        """Of values and keys, as far as a sample tells. What came together counts until all of it is gone."""
         self._newest = -1
         self._records: list[Encoded] = []
         self._taken = 0  # of those
+        self._added = self._forgotten = 0  # records, since the beginning
+        self._sizes: deque[tuple[int, int]] = deque()  # of what came together: `_added` behind it, and its bytes
 
     def __len__(self) -> int:
         return len(self._records) - self._taken
@@ -37,6 +44,15 @@ class Buffer:
         if records:
             self._records += _not_later(records, MAX_TIME_MS if now_ms is None else now_ms)
             self._newest = records[-1][-1]
+            size_bytes = _size_bytes(records)
+            self._added += len(records)
+            self._sizes.append((self._added, size_bytes))
+            self.size_bytes += size_bytes
+
+    @property
+    def slice_records(self) -> int:
+        """How many of the records to decode at a time: fewer where they are large."""
+        return max(1, min(SLICE_RECORDS, SLICE_BYTES * len(self._records) // max(1, self.size_bytes)))
 
     def times(self) -> Iterator[int]:
         """The times of the records, which tell the order among topics; 0 for one without a timestamp."""
@@ -56,7 +72,10 @@ class Buffer:
     def forget_taken(self) -> None:
         """Nothing that was taken is given back any more."""
         del self._records[: self._taken]
+        self._forgotten += self._taken
         self._taken = 0
+        while self._sizes and self._sizes[0][0] <= self._forgotten:
+            self.size_bytes -= self._sizes.popleft()[1]
 
 
 def _not_later(records: list[Encoded], latest_ms: int) -> list[Encoded]:
@@ -66,6 +85,12 @@ def _not_later(records: list[Encoded], latest_ms: int) -> list[Encoded]:
         (value, key, timestamp_ms if timestamp_ms is None else min(timestamp_ms, latest_ms), offset)
         for value, key, timestamp_ms, offset in records
     ]
+
+
+def _size_bytes(records: list[Encoded]) -> int:
+    """Of few records, as large ones come, all are looked at; of many an even sample, which costs next to nothing."""
+    sample = records[:: max(1, len(records) // SAMPLED_RECORDS)]
+    return sum([len(value or b"") + len(key or b"") for value, key, _, _ in sample]) * len(records) // len(sample)
 
 
 Run = tuple[Buffer, list[Encoded]]  # records of one topic with none of another between them
@@ -122,12 +147,12 @@ def decoded(runs: Iterable[Run], number: int) -> Iterator[list[Event | Rejected]
     """The events of the records, in their order, each slice decoded when its turn comes."""
     ready: list[Event | Rejected] = []
     for buffer, records in runs:
-        at = 0
+        at, most = 0, buffer.slice_records
         while at < len(records):
-            end = at + SLICE_RECORDS - len(ready)
+            end = at + max(1, most - len(ready))
             ready += decode_records(records[at:end], buffer.place.topic, number)
             at = end
-            if len(ready) >= SLICE_RECORDS:
+            if len(ready) >= most:
                 yield ready
                 ready = []
     if ready:

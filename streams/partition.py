@@ -137,9 +137,13 @@ class Partition:
         """How many records are buffered."""
         return sum(map(len, self.buffers.values()))
 
-    def full(self) -> set[TP]:
-        """The topics that have enough buffered for now."""
-        return {buffer.place for buffer in self.buffers.values() if len(buffer) >= self._batch_records}
+    def full(self, most_bytes: int) -> set[TP]:
+        """The topics that have enough buffered for now: the records of a batch, or so many bytes."""
+        return {
+            buffer.place
+            for buffer in self.buffers.values()
+            if len(buffer) >= self._batch_records or buffer.size_bytes >= most_bytes
+        }
 
     def decide(self, ends: dict[TP, LogEnd], now_ms: int, partitions: int = 1) -> BatchResult | None:
         """Decide the next batch of records and due deadlines; None where there is nothing to do.

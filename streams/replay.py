@@ -34,6 +34,7 @@ from streams.memory import collect_garbage
 POSITION_KEY = b"replay"
 CHUNK_BYTES = 64 << 10  # of input at once: its events stay in the processor's cache from reading to deciding
 MOST_DEADLINES = 20_000  # read at a time, at the beginning of each batch
+MOST_INPUT_BYTES = 256 << 20  # of one batch: what its customers are written with is in memory until it ends
 LEAST_SPAN_MS = 3_600_000  # of a batch whose deadlines are read
 
 
@@ -131,6 +132,7 @@ class Replay:
         self._dead_letters = Output(dead_letters, sys.stderr.buffer, self._position.dead_letter_bytes)
         self._progress = progress
         self._begun_ms = 0  # the clock when the batch was begun
+        self._begun_bytes = 0  # of the input, then
         self._span_ms = LEAST_SPAN_MS  # how far beyond its first records a batch may come
         self._totals = Totals()
 
@@ -181,13 +183,14 @@ class Replay:
         position = self._position
         position.input_bytes, position.input_lines = lines.position, lines.line_count
         self._totals.input_bytes = lines.position
-        if self._batch is not None and self._batch.is_full:
+        if self._batch is not None and (self._batch.is_full or lines.position - self._begun_bytes >= MOST_INPUT_BYTES):
             self._finish()
 
     def _take(self, records: list[Event | Rejected]) -> int:
         if self._batch is None:
             self._batch = self._engine.begin(latest_ms(records) + self._span_ms)
             self._begun_ms = self._engine.marker.clock_ms
+            self._begun_bytes = self._position.input_bytes
         taken = self._batch.take(records, _now_ms())
         self._write(*self._batch.outcome(), taken)
         if taken < len(records):

@@ -36,6 +36,9 @@ log = structlog.get_logger(__name__)
 
 TICK_S = 0.02  # how often it looks whether a deadline is due, when nothing else wakes it
 LONG_TURN_S = 2.0  # many segments take seconds to compile, for each partition
+# Of all partitions together. A topic's share is more than records of a usual size come to, but of 1 MiB each those of
+# one batch would be gigabytes.
+BUFFERED_BYTES = 256 << 20
 AHEAD_RECORDS = 500  # fewer are decided in less time than a transaction takes
 TRANSIENT = (CommitFailed, CommitUnknown, Fenced, PositionLost, RecordsMissing, RestoreStuck, Unreachable)
 
@@ -290,7 +293,9 @@ class Worker:
             raise unread
 
     def _pause_full(self) -> None:
-        self._fetcher.paused = frozenset(tp for each in self._partitions.values() for tp in each.full())
+        partitions = self._partitions.values()
+        share_bytes = BUFFERED_BYTES // max(1, len(partitions) * len(self._settings.topics))
+        self._fetcher.paused = frozenset(tp for each in partitions for tp in each.full(share_bytes))
 
     # -- deciding and committing --------------------------------------------------------------------------------------
 

@@ -159,6 +159,17 @@ def test_with_the_event_clock_a_wave_of_any_size_fires_before_the_records_after_
     assert partition.waiting == 0
 
 
+def test_a_topic_is_full_with_so_many_bytes_however_few_its_records_are(partition: Partition) -> None:
+    log = Log(partition)
+    value = visit_of("anna", filler="x" * 1_000_000)
+    for number in range(4):
+        assert partition.full(3_500_000) == set(), number
+        log.add("anna", value, START_MS)
+    assert partition.full(3_500_000) == {TP(TOPIC, 0)}
+    log.decide(1)
+    assert (partition.waiting, partition.full(3_500_000)) == (0, set())
+
+
 def test_an_error_that_nobody_foresaw_says_what_was_not_committed_and_how_to_go_on(
     partition: Partition, monkeypatch: pytest.MonkeyPatch
 ) -> None:

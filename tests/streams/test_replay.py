@@ -17,6 +17,11 @@ from typing import Any
 import orjson
 import pytest
 
+from connectors.segment_files import load_segments
+from state.memory_store import MemoryStore
+from state.store import WriteSet
+from streams.replay import Replay
+
 SEGMENTS = """
 segments:
   - {id: buyers, name: Buyers, conditions: [{kind: transaction, min: 0, within: 30d}]}
@@ -330,3 +335,32 @@ def test_received_at_is_the_clock_and_bounds_the_time(folder: Path) -> None:
         "event_type": "purchase.order",
         "event_time": "2024-01-01T00:00:00.000Z",
     }
+
+
+class CountingStore(MemoryStore):
+    """A store that counts what is written to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = 0
+
+    def write(self, writes: WriteSet) -> None:
+        self.written += 1
+        super().write(writes)
+
+
+@pytest.mark.parametrize(("most_bytes", "least", "most"), [(1 << 30, 1, 1), (20_000, 2, 4), (1, 10, 40)])
+def test_a_batch_ends_after_so_many_bytes_of_input(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, most_bytes: int, least: int, most: int
+) -> None:
+    monkeypatch.setattr("streams.replay.MOST_INPUT_BYTES", most_bytes)
+    monkeypatch.setattr("streams.replay.CHUNK_BYTES", 2_048)
+    events = folder / "events.ndjson"
+    events.write_bytes(b"\n".join(order(number, f"c{number}", START_MS) for number in range(400)))
+    store = CountingStore()
+    run = Replay(load_segments(folder / "segments.yaml"), store, output=str(folder / "changes"))
+    before = store.written
+    totals = run.run(str(events))
+    run.close()
+    assert (totals.events, totals.customers) == (400, 400)
+    assert least <= store.written - before <= most
