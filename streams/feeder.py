@@ -186,11 +186,17 @@ class Feeder:
                 return
             self._send_line(line, event, shift_ms)
         self._tick(self._largest_ms + shift_ms)
-        if self._producer.flush(DELIVERY_TIMEOUT_S):
-            raise FeedError("the broker did not take the last events in time")
+        self._flush()
         while self._settled_records != self._sent_records and not self._stop.wait(PATIENCE_S):
             self._settle()
         self.is_applied = self._settled_records == self._sent_records
+
+    def _flush(self) -> None:
+        """Wait until the broker has taken all, or until the end. Raises FeedError where that takes too long."""
+        deadline = time.monotonic() + DELIVERY_TIMEOUT_S
+        while self._producer.flush(TICK_S) and not self._stop.is_set():
+            if time.monotonic() > deadline:
+                raise FeedError(f"the broker did not take the last events within {DELIVERY_TIMEOUT_S:.0f} s")
 
     def _live(self, shift_ms: int) -> None:
         while not self._stop.wait(LIVE_TICK_S):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -23,6 +23,7 @@ POLL_S = 0.05
 POLL_RECORDS = 2_000
 KEPT_CHANGES = 60
 METADATA_TIMEOUT_S = 20.0
+STOP_WITHIN_S = 10.0
 
 _decode_checkpoint = msgspec.msgpack.Decoder(Checkpoint).decode
 
@@ -109,8 +110,14 @@ class Tally:
 class Follower:
     """A thread that reads the output topics from their start into a tally."""
 
-    def __init__(self, settings: Settings, segments: Sequence[SegmentDocument]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        segments: Sequence[SegmentDocument],
+        make_consumer: Callable[[dict[str, Any]], Consumer] = Consumer,
+    ) -> None:
         self._settings = settings
+        self._make_consumer = make_consumer
         self._changelog = changelog_topic(settings)
         self._tally = Tally(segments)
         self._lock = threading.Lock()
@@ -121,10 +128,11 @@ class Follower:
     def start(self) -> None:
         self._thread.start()
 
-    def stop(self) -> None:
-        """End once nothing more is there to read."""
+    def stop(self, within_s: float = STOP_WITHIN_S) -> bool:
+        """End once nothing more is there to read; whether that came in time. The thread is left behind where not."""
         self._ending = True
-        self._thread.join()
+        self._thread.join(within_s)
+        return not self._thread.is_alive()
 
     def standing(self) -> Standing:
         with self._lock:
@@ -136,7 +144,7 @@ class Follower:
             return self._tally.applied(self._settings.topics[0])
 
     def _run(self) -> None:
-        consumer = Consumer(
+        consumer = self._make_consumer(
             {
                 "bootstrap.servers": self._settings.bootstrap_servers,
                 "group.id": f"{self._settings.app_id}-run-view",

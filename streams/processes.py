@@ -81,7 +81,7 @@ def run_processes(settings: Settings) -> int:
 
 def _first_to_end(workers: Sequence[Child], stop: Stop) -> int | None:
     """The number of the first that ends by itself; None where all were told to end before."""
-    while not stop.event.wait(LOOK_EVERY_S):
+    while not stop.wait(LOOK_EVERY_S):
         for number, worker in enumerate(workers):
             if worker.exit_code is not None:
                 log.error("process_ended", process=number, message=_reason(worker.exit_code))

@@ -28,6 +28,7 @@ from deploy.child import Child
 from deploy.kafka.broker import free_ports
 from streams.embedded import BrokerKind, embedded_broker, make_topics
 from streams.feeder import Feeder, Survey, survey
+from streams.follower import STOP_WITHIN_S as FOLLOW_WITHIN_S
 from streams.follower import Follower
 from streams.live_view import Moment, View, closing_lines, make_view
 from streams.processes import start_worker
@@ -132,7 +133,11 @@ class Run:
             view.show(self._moment("stopping"))
             self._feeder.stop()
             self._worker.stop(STOP_WITHIN_S if is_ready else KILL_AFTER_S)
-            self._follower.stop()
+            if not self._follower.stop():
+                _say(
+                    f"the changes were not read to their end within {FOLLOW_WITHIN_S:.0f} s of the worker's end, as "
+                    "the broker did not answer: the numbers may lack the last of them"
+                )
         finally:
             self._feeder.stop()
             view.close()
@@ -148,7 +153,7 @@ class Run:
     def _until_ready(self, view: View) -> bool:
         """Whether the worker became ready before anybody stopped the run."""
         deadline = time.monotonic() + READY_WITHIN_S
-        while not self._stop.event.is_set():
+        while not self._stop.is_set:
             self._raise_failures()
             answer = self._worker.readiness()
             if answer == "ready":
@@ -158,16 +163,16 @@ class Run:
                 raise RunError(
                     f"the worker was not ready in {READY_WITHIN_S:.0f} s: {answer}\n{self._worker.log_tail()}"
                 )
-            self._stop.event.wait(FRAME_S)
+            self._stop.wait(FRAME_S)
         return False
 
     def _until_applied(self, view: View) -> None:
-        while not self._stop.event.is_set():
+        while not self._stop.is_set:
             self._raise_failures()
             view.show(self._moment(self._state()))
             if self._feeder.is_applied and not self._options.keeps_running:
                 return
-            self._stop.event.wait(FRAME_S)
+            self._stop.wait(FRAME_S)
 
     def _state(self) -> str:
         if self._feeder.is_applied:

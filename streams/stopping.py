@@ -1,9 +1,9 @@
-"""Being told to stop: signals that set an event, for commands that own other processes."""
+"""Being told to stop by a signal, for commands that own other processes."""
 
 from __future__ import annotations
 
 import signal
-import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -12,17 +12,29 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stop:
-    """Set by the first Ctrl-C or SIGTERM; the second raises KeyboardInterrupt, to end the process at once."""
+    """Set by the first Ctrl-C or SIGTERM; the second raises KeyboardInterrupt, to end the process at once.
+
+    Python calls it in the midst of whatever the main thread does, waiting too. So neither it nor `wait` takes a lock:
+    with that of a threading.Event, which is not reentrant, the two could stand still for ever.
+    """
 
     def __init__(self) -> None:
-        self.event = threading.Event()
         self.signal = 0
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self.event.is_set():
+        if self.signal:
             raise KeyboardInterrupt
         self.signal = number
-        self.event.set()
+
+    @property
+    def is_set(self) -> bool:
+        return self.signal != 0
+
+    def wait(self, seconds: float) -> bool:
+        """Let so much time pass, unless it is set already; whether it is set then."""
+        if not self.signal:
+            time.sleep(seconds)
+        return self.signal != 0
 
 
 @contextmanager
