@@ -12,6 +12,7 @@ from typing import TextIO, cast
 import structlog
 
 from streams.settings import Settings
+from streams.stopping import Stop
 
 NOISY = ("faust", "mode", "aiokafka", "asyncio")
 REPEATED_AFTER_S = 60.0
@@ -70,7 +71,9 @@ class LogStream(io.TextIOBase):
             self.is_closed = True
             # What is said from now on, also while Python ends, goes nowhere.
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
-            os.kill(os.getpid(), signal.SIGTERM)
+            handler = signal.getsignal(signal.SIGTERM)
+            if not (isinstance(handler, Stop) and handler.event.is_set()):  # a second one would cut the end short
+                os.kill(os.getpid(), signal.SIGTERM)
 
 
 def configure_logs(settings: Settings, process: int | None = None) -> LogStream:

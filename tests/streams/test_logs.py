@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -69,7 +70,11 @@ def test_a_worker_whose_log_nobody_reads_ends_quietly(tmp_path: Path, processes:
         cwd=ROOT,
     )
     os.close(writing)
-    with os.fdopen(reading, "rb") as log:
-        assert log.readline().startswith(b"{")
-    said, _ = process.communicate(timeout=PATIENCE_S)
+    try:
+        with os.fdopen(reading, "rb") as log:
+            assert log.readline().startswith(b"{")
+        process.send_signal(signal.SIGTERM)  # about which it has something to say
+        said, _ = process.communicate(timeout=PATIENCE_S)
+    finally:
+        process.kill()
     assert (process.returncode, said) == (141, b"")
