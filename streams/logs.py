@@ -72,7 +72,7 @@ class LogStream(io.TextIOBase):
             # What is said from now on, also while Python ends, goes nowhere.
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
             handler = signal.getsignal(signal.SIGTERM)
-            if not (isinstance(handler, Stop) and handler.event.is_set()):  # a second one would cut the end short
+            if not (isinstance(handler, Stop) and handler.is_set):  # a second one would cut the end short
                 os.kill(os.getpid(), signal.SIGTERM)
 
 
