@@ -8,7 +8,6 @@ its definition has to be written again, under `next_version`.
 
 from __future__ import annotations
 
-import traceback
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from itertools import takewhile
@@ -29,13 +28,12 @@ from conditions.documents import (
 from conditions.json_values import JsonFault, load_json
 from conditions.shared_map import SharedMap
 from conditions.times import MAX_TIME_MS
+from conditions.unforeseen import innermost_calls, unforeseen
 from conditions.wording import describe, shorten
 
 KEPT_CHANGES = 20
 KEPT_PROBLEMS = 100
 HIGHEST_VERSION = 2**63 - 1
-
-TRACED_CALLS = 12  # the innermost ones
 
 Reason = Literal["invalid", "duplicate_name", "stale", "repeated", "internal"]
 
@@ -191,8 +189,8 @@ class DefinitionHistory:
             raise  # it says nothing of the record
         except Exception as error:  # noqa: BLE001 - the last line of defence: the segments that are in force stay so
             self._settle(segment_id, None)
-            trace = "".join(traceback.format_exception(error, limit=-TRACED_CALLS))
-            return self._ignore(segment_id, offset, "internal", _unforeseen(error), trace=trace)
+            fault = DocumentError("", unforeseen(error, report_with="it"))
+            return self._ignore(segment_id, offset, "internal", fault, trace=innermost_calls(error))
         found = self._refusal(record, offset) or self._take(record, offset, timestamp_ms)
         self._settle(segment_id, record)
         return found
@@ -269,11 +267,6 @@ class DefinitionHistory:
 
 def _as_record(definition: Definition) -> DefinitionRecord:
     return DefinitionRecord(definition.id, definition.version, definition.document)
-
-
-def _unforeseen(error: Exception) -> DocumentError:
-    got = shorten(ascii(f"{type(error).__name__}: {error}")[1:-1])
-    return DocumentError("", f"expected to read the record, got {got}: a defect of Rollcall, to be reported with it")
 
 
 def duplicate_name(name: str, holder: str, path: str = "name") -> DocumentError:

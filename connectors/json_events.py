@@ -8,7 +8,6 @@ that record's fault alone, with the code `internal`.
 from __future__ import annotations
 
 import re
-import traceback
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ import orjson
 
 from conditions.events import CustomerUpdate, Event, Rejected
 from conditions.times import MAX_TIME_MS, TimeError, parse_time
+from conditions.unforeseen import innermost_calls, unforeseen
 from connectors.lines import MAX_VALUE_BYTES, Line, OversizeLine, RejectedLine
 from connectors.payloads import (
     MAX_CUSTOMER_ID_CHARACTERS,
@@ -71,8 +71,6 @@ PLAIN_BYTES = 2 * MAX_PLAIN_BRACKETS
 LONG_NUMBER_BYTES = 9_000
 SAMPLED_BYTES = 1_024
 _LONG_NUMBER = re.compile(rb"[0-9.]{8}")  # LONG_NUMBER_BYTES // SAMPLED_BYTES of them
-
-TRACED_CALLS = 12  # the innermost ones
 
 # A record's value, key, timestamp in ms (None or negative where it has none), and offset.
 Encoded = tuple[bytes | None, bytes | None, int | None, int]
@@ -197,8 +195,8 @@ def _with_care(
     except MemoryError:
         raise  # it says nothing of the record
     except Exception as error:  # noqa: BLE001 - the last line of defence: all other records go on
-        trace = "".join(traceback.format_exception(error, limit=-TRACED_CALLS))
-        return Rejected("internal", "", _unforeseen(error), key, value, offset, topic, partition, trace)
+        message = unforeseen(error, report_with="the record")
+        return Rejected("internal", "", message, key, value, offset, topic, partition, innermost_calls(error))
 
 
 def _event_or_reason(
@@ -322,11 +320,6 @@ def _unreadable(key: bytes | None, value: bytes | None) -> FieldError:
     if key is None:
         return FieldError("no_key", "", "expected the customer id as the record's key, got no key")
     return FieldError("not_json", "", "expected a JSON object, got no value")
-
-
-def _unforeseen(error: Exception) -> str:
-    got = shorten(ascii(f"{type(error).__name__}: {error}")[1:-1])
-    return f"expected to read the record, got {got}: a defect of Rollcall, to be reported with the record"
 
 
 def _too_large(size: int) -> str:
