@@ -101,7 +101,8 @@ def configure_logs(settings: Settings, process: int | None = None) -> LogStream:
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, stream)),
+        # One write a line: several processes share the stream, and unbuffered lines in pieces would run together.
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, stream)),
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(stream)

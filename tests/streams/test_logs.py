@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -57,6 +59,30 @@ def test_a_log_that_cannot_be_written_never_raises_and_ends_the_work_where_nobod
     if stderr != writing:
         os.close(stderr)
     assert (process.returncode, said) == (0, b"told to end\n" if end == "reader gone" else b"goes on\n")
+
+
+SPEAKER = """
+import logging
+import structlog
+from streams.logs import configure_logs
+from streams.settings import load_settings
+
+configure_logs(load_settings({"log_format": "json"}), 0)
+structlog.get_logger("ours").info("ours")
+logging.getLogger("theirs").warning("theirs")
+"""
+
+
+def test_a_line_is_written_at_once_so_that_the_lines_of_several_processes_never_run_together() -> None:
+    # A datagram is one write. Images often set PYTHONUNBUFFERED, and then nothing gathers what is written in pieces.
+    reading, writing = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with reading, writing:
+        reading.settimeout(PATIENCE_S)
+        environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+        subprocess.run([sys.executable, "-c", SPEAKER], stderr=writing.fileno(), cwd=ROOT, env=environment, check=True)
+        lines = [reading.recv(65_536) for _ in range(2)]
+    assert all(line.endswith(b"\n") for line in lines), lines
+    assert [json.loads(line)["event"] for line in lines] == ["ours", "theirs"]
 
 
 @pytest.mark.parametrize("processes", ["1", "2"])
