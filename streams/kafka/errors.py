@@ -5,6 +5,8 @@ Every message names the thing, the numbers, the likely cause and what mends it.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 
 class StreamsError(Exception):
     """The base of every error this package raises on purpose."""
@@ -38,6 +40,15 @@ class Refused(StreamsError):
 
 class NotPermitted(StreamsError):
     """The user of this worker lacks an ACL; the message has the line that grants it."""
+
+
+def may_not_read(topics: Collection[str]) -> NotPermitted:
+    """What to raise where the ACL to read these topics is lacking."""
+    options = " ".join(f"--topic {topic}" for topic in topics)
+    return NotPermitted(
+        f"this Kafka user may not read {', '.join(topics)}; grant it with `kafka-acls.sh --add --allow-principal "
+        f"User:NAME --operation Read --operation Describe {options}`"
+    )
 
 
 class Fenced(StreamsError):

@@ -10,7 +10,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import CompactArray, Int16, Int32, Int64
 
-from streams.kafka.errors import NotPermitted, Refused, Unreachable
+from streams.kafka.errors import Refused, Unreachable, may_not_read
 from streams.kafka.security import Connection
 from streams.kafka.wire import STRING, message, table
 
@@ -139,10 +139,7 @@ async def _open_producer_ids(admin: AIOKafkaAdminClient, topic: str, partition: 
     answer: Any = await admin._send_request(DescribeProducersRequest(topic, partition), leader)
     ((_, ((_, code, message, producers, _),), _),) = answer.topics
     if code == kafka.TopicAuthorizationFailedError.errno:
-        raise NotPermitted(
-            f"topic {topic}: this worker's Kafka user may not read it; grant it with `kafka-acls.sh --add "
-            f"--allow-principal User:NAME --operation Read --topic {topic}`"
-        )
+        raise may_not_read([topic])
     if code:
         raise Refused(f"{topic}-{partition}: {kafka.for_code(code).__name__}: {message or 'no reason given'}")
     return [producer_id for producer_id, *_, start, _ in producers if start != NONE_OPEN]
