@@ -21,6 +21,7 @@ from conditions.times import MAX_TIME_MS, format_time
 from connectors.json_events import decode_lines
 from connectors.lines import Line, OversizeLine, open_lines, read_batches
 from streams.kafka.keys import murmur2_partition
+from streams.wall_time import wall_time_ms
 
 TICK_S = 0.25  # between records that carry the time on
 LIVE_TICK_S = 1.0
@@ -200,7 +201,7 @@ class Feeder:
 
     def _live(self, shift_ms: int) -> None:
         while not self._stop.wait(LIVE_TICK_S):
-            self._tick(max(_now_ms(), self._largest_ms + shift_ms))
+            self._tick(max(wall_time_ms(), self._largest_ms + shift_ms))
             self._producer.flush(LIVE_TICK_S)
             self._settle()
 
@@ -278,7 +279,3 @@ class Feeder:
                 self._settled_bytes[partition] += done.size
                 self._settled_records[partition] += 1
                 self.events_applied += done.is_event
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -26,10 +26,12 @@ from faust.serializers.schemas import Schema
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
+from conditions.times import HOUR_MS
 from connectors.json_events import Encoded
 from streams.assignor import CopartitionedAssignor
 from streams.kafka.errors import NotPermitted, Refused, StreamsError, Unreachable
 from streams.kafka.security import Connection
+from streams.wall_time import wall_time_ms
 
 log = structlog.get_logger(__name__)
 
@@ -192,7 +194,7 @@ class AskingFetcher(Fetcher):  # type: ignore[misc]  # aiokafka ships no types
     async def _proc_fetch_request(self, assignment: Any, node_id: int, request: Any) -> Any:
         await asyncio.sleep(self.asked_at.get(node_id, 0) + FETCH_EVERY_S - time.monotonic())
         self.asked_at[node_id] = time.monotonic()
-        sent_ms = _now_ms()
+        sent_ms = wall_time_ms()
         # Only what this request asks for: others may be asked of other brokers at the same time.
         states = {
             TopicPartition(topic, partition): assignment.state_value(TopicPartition(topic, partition))
@@ -287,7 +289,7 @@ class PollingThread(driver.AIOKafkaConsumerThread):
             isolation_level="read_committed",
             enable_auto_commit=False,
             auto_offset_reset="none",  # any other moves on past deleted records without a word
-            max_poll_interval_ms=3_600_000,
+            max_poll_interval_ms=HOUR_MS,
             max_partition_fetch_bytes=2 * 1024 * 1024,
             fetch_max_wait_ms=FETCH_WAIT_MS,
             retry_backoff_ms=50,
@@ -460,7 +462,3 @@ class PollingTransport(driver.Transport):
     """Faust's transport with a PollingConsumer."""
 
     Consumer = PollingConsumer
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

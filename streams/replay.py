@@ -23,6 +23,7 @@ from conditions.changes import Change
 from conditions.definitions import compile_definitions
 from conditions.documents import SegmentDocument
 from conditions.events import Event, Rejected
+from conditions.times import HOUR_MS
 from connectors.changes import change_lines
 from connectors.dead_letters import dead_letter_line
 from connectors.json_events import decode_lines
@@ -31,12 +32,13 @@ from state.definitions_record import require_segments
 from state.engine import Batch, BatchResult, PartitionEngine, latest_ms
 from state.store import Store
 from streams.memory import collect_garbage
+from streams.wall_time import wall_time_ms
 
 POSITION_KEY = b"replay"
 CHUNK_BYTES = 64 << 10  # of input at once: its events stay in the processor's cache from reading to deciding
 MOST_DEADLINES = 20_000  # read at a time, at the beginning of each batch
 MOST_INPUT_BYTES = 256 << 20  # of one batch: what its customers are written with is in memory until it ends
-LEAST_SPAN_MS = 3_600_000  # of a batch whose deadlines are read
+LEAST_SPAN_MS = HOUR_MS  # of a batch whose deadlines are read
 
 
 class Position(msgspec.Struct):
@@ -167,7 +169,7 @@ class Replay:
                 collect_garbage()
             self._finish()
         while until_ms is not None and self._engine.is_behind(until_ms):
-            result = self._engine.run((), _now_ms(), until_ms)
+            result = self._engine.run((), wall_time_ms(), until_ms)
             self._write(result.changes, result.rejected, 0)
             self._commit(result)
         self._totals.seconds = time.monotonic() - started
@@ -205,7 +207,7 @@ class Replay:
             self._batch = self._engine.begin(latest_ms(records) + self._span_ms)
             self._begun_ms = self._engine.marker.clock_ms
             self._begun_bytes = self._position.input_bytes
-        taken = self._batch.take(records, _now_ms())
+        taken = self._batch.take(records, wall_time_ms())
         self._write(*self._batch.outcome(), taken)
         if taken < len(records):
             self._finish()
@@ -213,7 +215,7 @@ class Replay:
 
     def _take_after_wave(self, records: list[Event | Rejected]) -> int:
         """Fire what a batch holds of a wave of deadlines that stands before the first record."""
-        result = self._engine.run(records, _now_ms())
+        result = self._engine.run(records, wall_time_ms())
         self._write(result.changes, result.rejected, result.consumed)
         self._commit(result)
         return result.consumed
@@ -240,7 +242,3 @@ class Replay:
         result.writes.meta.append((POSITION_KEY, msgspec.msgpack.encode(position)))
         self._engine.commit()
         self._totals.customers = result.marker.customers
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -39,6 +39,7 @@ from streams.redefining import Redefining, WantedDefinitions
 from streams.settings import Settings
 from streams.trouble import Trouble
 from streams.unread import UnreadRecords
+from streams.wall_time import wall_time_ms
 
 log = structlog.get_logger(__name__)
 
@@ -303,7 +304,7 @@ class Worker:
                 await self._start_over(error)
 
     def _take(self, records: Records) -> None:
-        now_ms = _now_ms()
+        now_ms = wall_time_ms()
         for tp, found in records.items():
             partition = self._partitions.get(tp.partition)
             if partition is not None and partition.epoch == records.epochs[tp.partition]:
@@ -346,8 +347,8 @@ class Worker:
                 break
             self._partitions[number] = self._partitions.pop(number)  # to the end: next time the others come first
             # First the definitions: a new partition's first events are to find them there.
-            step = partition.redefine(self._wanted, _now_ms())
-            live = partition.decide(self._fetcher.ends, _now_ms(), len(self._partitions))
+            step = partition.redefine(self._wanted, wall_time_ms())
+            live = partition.decide(self._fetcher.ends, wall_time_ms(), len(self._partitions))
             results = [result for result in (step, live) if result is not None]
             if results:
                 decided += [Decided(partition, result) for result in results]
@@ -382,7 +383,7 @@ class Worker:
             number = each.partition.number
             if last[number] is each:
                 offset = written[TopicPartition(changelog_topic(self._settings), number)] + 1
-                add_position(each.result.writes, Position(changelog_topic(self._settings), offset, _now_ms()))
+                add_position(each.result.writes, Position(changelog_topic(self._settings), offset, wall_time_ms()))
             each.partition.commit(each.result)
         self._on_step("written")
         for each in decided:
@@ -507,7 +508,3 @@ def _offsets(decided: Decided, topics: Iterable[str]) -> dict[TopicPartition, in
     """The next offset of every topic of the partition: without offsets a transaction would not be fenced."""
     applied = decided.result.marker.applied
     return {TopicPartition(topic, decided.partition.number): applied.get(topic, -1) + 1 for topic in topics}
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Sequence
 from typing import Literal
 
 import pytest
 
 from conditions.changes import Change
-from conditions.times import format_time
+from conditions.times import DAY_MS, format_time
 from connectors.changes import encode_change
-from state.activity import DAY_MS, LAST_DAY, Activity
+from state.activity import LAST_DAY, Activity
 from streams import changes_reader
 from streams.changes_reader import ChangesReader
 from streams.kafka.fencing import TransactionalProducer
 from streams.kafka.security import Connection
+from streams.wall_time import wall_time_ms
 from tests.kafka.conftest import NewTopic, OpenTransaction
 
 pytestmark = pytest.mark.kafka
@@ -74,7 +74,7 @@ async def test_slices_come_newest_first_and_hold_each_committed_change_once(
     producer = await open_transaction(topic, topic)
     await producer.abort_transaction()
     await write(producer, topic, 1, CHANGES - 100)
-    between_ms = time.time_ns() // 1_000_000
+    between_ms = wall_time_ms()
     await write(producer, topic, CHANGES - 99, CHANGES)
 
     taken = Taken()

@@ -10,10 +10,10 @@ import orjson
 import pytest
 
 from conditions.events import Event
+from conditions.times import HOUR_MS
 from connectors.json_events import decode_line, decode_record
 from streams.feeder import FeedError, Pace, Survey, key_of, moved, survey
 
-HOUR_MS = 3_600_000
 START_MS = 1_704_067_200_000  # 2024-01-01T00:00:00Z
 
 
