@@ -108,7 +108,6 @@ class Schedule:
     def __init__(self, found: Survey, speed: float | None) -> None:
         self._first_ms = found.first_ms
         self._speed = speed
-        self.duration_s = 0.0 if speed is None else max(0, found.last_ms - found.first_ms) / 1000 / speed
 
     def due_s(self, record_ms: int) -> float:
         """When, in seconds after the start, a record of that time is due."""
