@@ -102,6 +102,13 @@ class LiveEngine(PartitionEngine):
         """Whether a deadline is overdue: the segments that are in force now have to decide it."""
         return bool(self._overlay.due(self.marker.clock_ms, 1))
 
+    def pass_definitions(self, position: int) -> None:
+        """Be as new as this position of the definitions topic, where nothing before it changes what is in force.
+
+        As with `tick` it is not written down before the next batch: the same would be found again after a crash.
+        """
+        self._move_marker(definitions=position)
+
     def begin_redefinition(self, position: int, changed: list[ChangedSegment], ends: Mapping[str, int]) -> BatchResult:
         """Decide to take these changes, with everything of the definitions topic before `position`.
 

@@ -147,7 +147,7 @@ class Redefining:
         changed = engine.differences(self._candidates(history), history.document, lambda gone: _version(history, gone))
         self._compared = True
         if not changed:
-            engine.marker.definitions = position
+            engine.pass_definitions(position)
             return None
         self._noted = position
         log.info("definitions_change", partition=self._number, segments=len(changed), position=position)
