@@ -147,9 +147,8 @@ class Replay:
         self._output = Output(output, sys.stdout.buffer, self._position.output_bytes)
         self._dead_letters = Output(dead_letters, sys.stderr.buffer, self._position.dead_letter_bytes)
         self._progress = progress
-        self._begun_ms = 0  # the clock when the batch was begun
-        self._begun_bytes = 0  # of the input, then
-        self._span_ms = LEAST_SPAN_MS  # how far beyond its first records a batch may come
+        self._begun_bytes = 0  # of the input, when the batch was begun
+        self._reach = Reach(self._engine)
         self._totals = Totals()
 
     def run(self, events: str, until_ms: int | None = None) -> Totals:
@@ -204,8 +203,7 @@ class Replay:
 
     def _take(self, records: list[Event | Rejected]) -> int:
         if self._batch is None:
-            self._batch = self._engine.begin(latest_ms(records) + self._span_ms)
-            self._begun_ms = self._engine.marker.clock_ms
+            self._batch = self._reach.begin(records)
             self._begun_bytes = self._position.input_bytes
         taken = self._batch.take(records, wall_time_ms())
         self._write(*self._batch.outcome(), taken)
@@ -223,8 +221,7 @@ class Replay:
     def _finish(self) -> None:
         if self._batch is not None:
             batch, self._batch = self._batch, None
-            self._commit(self._engine.finish(batch))
-            self._span_ms = max(LEAST_SPAN_MS, 2 * (self._engine.marker.clock_ms - self._begun_ms))
+            self._commit(self._reach.finish(batch))
 
     def _write(self, changes: list[Change], rejected: list[Rejected], taken: int) -> None:
         self._output.write(change_lines(changes))
@@ -242,3 +239,26 @@ class Replay:
         result.writes.meta.append((POSITION_KEY, msgspec.msgpack.encode(position)))
         self._engine.commit()
         self._totals.customers = result.marker.customers
+
+
+class Reach:
+    """How far ahead of its first records a batch may come: twice as far as the one before it came.
+
+    Deadlines that are further away are not read.
+    """
+
+    def __init__(self, engine: PartitionEngine) -> None:
+        self._engine = engine
+        self._begun_ms = 0  # the clock when the batch was begun
+        self._span_ms = LEAST_SPAN_MS
+
+    def begin(self, records: list[Event | Rejected]) -> Batch:
+        """Begin a batch of the engine with these records."""
+        self._begun_ms = self._engine.marker.clock_ms
+        return self._engine.begin(latest_ms(records) + self._span_ms)
+
+    def finish(self, batch: Batch) -> BatchResult:
+        """The end of the batch that was begun last."""
+        result = self._engine.finish(batch)
+        self._span_ms = max(LEAST_SPAN_MS, 2 * (result.marker.clock_ms - self._begun_ms))
+        return result
