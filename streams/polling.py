@@ -442,10 +442,7 @@ def refusal_of(error: BaseException, group: str, session_timeout_ms: int) -> Str
             "choose another --app-id, or end those members"
         )
     if isinstance(error, kafka.GroupAuthorizationFailedError):
-        return NotPermitted(
-            f"group {group}: this Kafka user may not join it; grant it with `kafka-acls.sh --add "
-            f"--allow-principal User:NAME --operation Read --group {group}`"
-        )
+        return NotPermitted(f"group {group}: this Kafka user may not join it", f"--operation Read --group {group}")
     return Refused(f"the consumer of group {group} ended by itself: {error!r}; start the worker again")
 
 

@@ -122,9 +122,9 @@ class KafkaDefinitionsLog:
             )
         if isinstance(error, AUTHORIZATION_ERRORS):
             return NotPermitted(
-                f"{what} {self._topic}: {type(error).__name__}: the Kafka user lacks an ACL; grant it with "
-                f"`kafka-acls.sh --add --allow-principal User:NAME --operation Read --operation Write --operation "
-                f"Describe --topic {self._topic} --transactional-id {self._transactional_id}`"
+                f"{what} {self._topic}: {type(error).__name__}: the Kafka user lacks an ACL",
+                "--operation Read --operation Write --operation Describe "
+                f"--topic {self._topic} --transactional-id {self._transactional_id}",
             )
         return Unreachable(self._connection.bootstrap_servers, f"{what} {self._topic} ({error!r})", REQUEST_TIMEOUT_MS)
 

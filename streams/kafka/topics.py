@@ -265,10 +265,8 @@ def _new_topic(spec: TopicSpec, brokers: int) -> NewTopic:
 
 def _creation_error(error: type[Exception], message: str | None, spec: TopicSpec, brokers: int) -> StreamsError:
     if issubclass(error, kafka.TopicAuthorizationFailedError | kafka.ClusterAuthorizationFailedError):
-        return NotPermitted(
-            f"topic {spec.name}: this Kafka user may not create it; grant it with `kafka-acls.sh --add "
-            f"--allow-principal User:NAME --operation Create --operation Describe --topic {spec.name}`"
-        )
+        acl = f"--operation Create --operation Describe --topic {spec.name}"
+        return NotPermitted(f"topic {spec.name}: this Kafka user may not create it", acl)
     if issubclass(error, kafka.InvalidReplicationFactorError):
         return Refused(
             f"topic {spec.name}: {spec.replication_factor} replicas on {brokers} brokers: "
