@@ -158,44 +158,7 @@ class Worker:
             except Exception as error:  # noqa: BLE001 - Faust would swallow it; `run` raises it
                 self._failure = error
 
-    # -- life ---------------------------------------------------------------------------------------------------------
-
-    async def start(self) -> None:
-        """Connect to Kafka, however long that takes, and end what this worker left open when it last died."""
-        await self._reopen_producer()
-        self._connected = True
-
-    async def run(self) -> None:
-        """Process until `stop`. Raises StreamsError or StateError where trying again would not help."""
-        try:
-            while not self._stopping.is_set():
-                await self._turn()
-            if self._failure is not None:
-                raise self._failure
-        finally:
-            await self._close()
-
-    def stop(self) -> None:
-        """Finish the batch, commit it and close."""
-        self._stopping.set()
-        self.wake()
-
-    def wake(self) -> None:
-        """Look at once whether there is something to do."""
-        self._awake.set()
-
-    async def unless_stopped(self, work: Awaitable[object]) -> bool:
-        """Wait for the work, but no longer than until `stop`; whether it was done. Raises what it raises."""
-        task = asyncio.ensure_future(work)
-        stopping = asyncio.create_task(self._stopping.wait())
-        await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        if task.done():
-            task.result()
-            return True
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        return False
+    # -- how it stands ------------------------------------------------------------------------------------------------
 
     @property
     def ready(self) -> bool:
@@ -275,6 +238,45 @@ class Worker:
         if not missing:
             return "looking whether the topics are as they should be"
         return f"restoring partitions {', '.join(map(str, missing))}"
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Connect to Kafka, however long that takes, and end what this worker left open when it last died."""
+        await self._reopen_producer()
+        self._connected = True
+
+    async def run(self) -> None:
+        """Process until `stop`. Raises StreamsError or StateError where trying again would not help."""
+        try:
+            while not self._stopping.is_set():
+                await self._turn()
+            if self._failure is not None:
+                raise self._failure
+        finally:
+            await self._close()
+
+    def stop(self) -> None:
+        """Finish the batch, commit it and close."""
+        self._stopping.set()
+        self.wake()
+
+    def wake(self) -> None:
+        """Look at once whether there is something to do."""
+        self._awake.set()
+
+    async def unless_stopped(self, work: Awaitable[object]) -> bool:
+        """Wait for the work, but no longer than until `stop`; whether it was done. Raises what it raises."""
+        task = asyncio.ensure_future(work)
+        stopping = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if task.done():
+            task.result()
+            return True
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return False
 
     async def _turn(self) -> None:
         failure = self._failure or self._opener.failure
