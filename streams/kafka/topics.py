@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from time import monotonic
 from typing import Any
@@ -14,7 +13,8 @@ from aiokafka import errors as kafka
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
-from streams.kafka.errors import NotPermitted, Refused, StreamsError, Unreachable
+from streams.kafka.admin import open_admin
+from streams.kafka.errors import NotPermitted, Refused, StreamsError
 from streams.kafka.security import Connection
 
 TIMEOUT_MS = 30_000
@@ -75,7 +75,7 @@ async def ensure_topics(
 
     May be called again and by several at once. Raises Refused, naming the topic, when Kafka will not create one.
     """
-    async with _admin(connection, timeout_ms, "creating topics") as admin:
+    async with open_admin(connection, timeout_ms, "creating topics") as admin:
         brokers = len((await admin.describe_cluster())["brokers"])
         answer = await admin.create_topics([_new_topic(spec, brokers) for spec in specs])
         created: list[str] = []
@@ -95,7 +95,7 @@ async def describe_topics(
 ) -> dict[str, Topic]:
     """Those of the topics that exist, with the settings that matter here."""
     wanted = set(names)
-    async with _admin(connection, timeout_ms, "describing topics") as admin:
+    async with open_admin(connection, timeout_ms, "describing topics") as admin:
         # All topics are asked for: naming a missing one may create it.
         found = {each["topic"]: each for each in await admin.describe_topics() if each["topic"] in wanted}
         configs = await _configs(admin, found)
@@ -313,19 +313,3 @@ async def _configs(admin: AIOKafkaAdminClient, names: Iterable[str]) -> dict[str
         for answer in answers
         for _, _, _, name, entries in answer.resources
     }
-
-
-@asynccontextmanager
-async def _admin(connection: Connection, timeout_ms: int, what: str) -> AsyncIterator[AIOKafkaAdminClient]:
-    admin = AIOKafkaAdminClient(**connection.arguments(), request_timeout_ms=timeout_ms)
-    try:
-        await admin.start()
-        yield admin
-    except (kafka.KafkaConnectionError, kafka.NodeNotReadyError, kafka.RequestTimedOutError, TimeoutError) as error:
-        raise Unreachable(connection.bootstrap_servers, what, timeout_ms) from error
-    except kafka.KafkaError as error:
-        if error.retriable:
-            raise Unreachable(connection.bootstrap_servers, f"{what} ({error!r})") from error
-        raise Refused(f"{what}: {error!r}") from error
-    finally:
-        await admin.close()
