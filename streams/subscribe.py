@@ -14,7 +14,7 @@ from aiokafka import errors as kafka
 from conditions.changes import Change
 from connectors.changes import decode_change
 from streams.kafka.metadata import require_partition
-from streams.kafka.reading import IsolationLevel, explained, open_consumer
+from streams.kafka.reading import IsolationLevel, explained, is_before, open_consumer, read_from
 from streams.kafka.security import Connection
 
 POLL_MS = 200
@@ -115,10 +115,8 @@ async def _read_up_to_now(
         return offsets  # aiokafka's consumer must not be stopped in the turn in which it was assigned
     # A consumer of its own: aiokafka's do not always end once they were assigned twice.
     async with _consumer(subscription, topic, "read_committed") as consumer:
-        consumer.assign(places)
-        for place, offset in offsets.items():
-            consumer.seek(place, offset)
-        while any([await consumer.position(place) < ends[place] for place in places]):
+        read_from(consumer, offsets)
+        while await is_before(consumer, ends):
             for records in (await consumer.getmany(timeout_ms=POLL_MS)).values():
                 for record in records:
                     take(record)
@@ -131,10 +129,8 @@ async def _follow(subscription: Subscription, consumer: AIOKafkaConsumer, positi
     offsets = {place: _start_of(place, position, starts[place], ends[place]) for place in places}
     if offsets == ends and not subscription.follows:
         return
-    consumer.assign(places)
-    for place, offset in offsets.items():
-        consumer.seek(place, offset)
-    while subscription.follows or any([await consumer.position(place) < ends[place] for place in places]):
+    read_from(consumer, offsets)
+    while subscription.follows or await is_before(consumer, ends):
         polled = await consumer.getmany(timeout_ms=POLL_MS, max_records=POLL_RECORDS)
         for place, records in polled.items():
             changes = [decode_change(record.value) for record in records]

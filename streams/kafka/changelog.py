@@ -13,7 +13,7 @@ from aiokafka import errors as kafka
 
 from streams.kafka.errors import ChangelogGone, RestoreStuck
 from streams.kafka.metadata import partitions_of, require_partition
-from streams.kafka.reading import IsolationLevel, explained, open_consumer
+from streams.kafka.reading import IsolationLevel, explained, open_consumer, read_from
 from streams.kafka.security import Connection
 
 TAIL_OFFSETS = 50  # what a partition's newest transaction fits into, more often than not
@@ -143,8 +143,7 @@ class _Run:
         on_batch: Callable[[ChangelogBatch], Awaitable[None]],
         on_stalled: Callable[[], Awaitable[None]],
     ) -> None:
-        self._consumer.assign([self._place])
-        self._consumer.seek(self._place, self.position)
+        read_from(self._consumer, {self._place: self.position})
         moved_at, told = monotonic(), False
         # Transaction markers take offsets and are no records, so the position is what has to reach the end.
         while self.position < self._end:

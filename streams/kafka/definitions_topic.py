@@ -17,7 +17,7 @@ from streams.definitions_log import LogReader, LogRecord, TurnLost, WritingTurn
 from streams.kafka.errors import CommitUnknown, NotPermitted, RecordTooLarge, Refused, Unreachable
 from streams.kafka.fencing import TransactionalProducer
 from streams.kafka.metadata import partitions_of, require_partition
-from streams.kafka.reading import open_consumer
+from streams.kafka.reading import open_consumer, read_from
 from streams.kafka.security import Connection
 from streams.kafka.transactions import AUTHORIZATION_ERRORS, FENCING_ERRORS, LARGEST_BATCH_BYTES, SIZE_ERRORS
 
@@ -67,10 +67,10 @@ class KafkaDefinitionsLog:
                 consumer = await stack.enter_async_context(opening)
                 await self._require_partition(consumer._client, position)
                 start = (await consumer.beginning_offsets([self.place]))[self.place]
-                consumer.assign([self.place])
                 # Compaction leaves the log's start where it is; somebody else may not.
-                consumer.seek(self.place, max(start, position))
-            yield _Reader(self, consumer, max(start, position))
+                position = max(start, position)
+                read_from(consumer, {self.place: position})
+            yield _Reader(self, consumer, position)
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[WritingTurn]:

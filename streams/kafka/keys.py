@@ -14,7 +14,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.partitioner import murmur2
 
 from streams.kafka.errors import Refused
-from streams.kafka.reading import explained, open_consumer
+from streams.kafka.reading import explained, is_before, open_consumer, read_from
 from streams.kafka.security import Connection
 from streams.kafka.topics import describe_topics
 
@@ -126,12 +126,10 @@ async def _sampled_keys(
     starts, ends = await consumer.beginning_offsets(places), await consumer.end_offsets(places)
     if starts == ends:
         return set()  # aiokafka's consumer must not be stopped in the turn in which it was assigned
-    consumer.assign(places)
-    for place in places:
-        consumer.seek(place, max(starts[place], ends[place] - wanted))
+    read_from(consumer, {place: max(starts[place], ends[place] - wanted) for place in places})
     seen: set[Sighting] = set()
     deadline = monotonic() + timeout_ms / 1000
-    while any([await consumer.position(place) < ends[place] for place in places]):
+    while await is_before(consumer, ends):
         if monotonic() > deadline:
             raise Refused(f"topic {places[0].topic}: reading {wanted} records a partition took over {timeout_ms} ms")
         for place, records in (await consumer.getmany(timeout_ms=POLL_MS)).items():
