@@ -19,14 +19,14 @@ from conditions.events import Event, Order, Url
 from conditions.features import FOREVER, Atom, CountAtom, EventSet, Predicate, SumAtom, ValueAtom
 from conditions.index import Access, Anything, Exact, Part, Prefix, Range, Slot, Test
 from conditions.money import to_micros
-from conditions.times import parse_time
+from conditions.times import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS, parse_time
 from conditions.urls import parse_url
 from conditions.value_access import value_access
 from conditions.values import NUMBER_OPERATORS, TEXT_OPERATORS, Operator, canonical, is_number, look_up, operator_test
 from conditions.wording import describe
 
-UNITS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
-LONGEST_WINDOW_MS = 36_500 * UNITS_MS["d"]
+UNITS_MS = {"s": SECOND_MS, "m": MINUTE_MS, "h": HOUR_MS, "d": DAY_MS, "w": 7 * DAY_MS}
+LONGEST_WINDOW_MS = 36_500 * DAY_MS
 UNBOUNDED = float("inf")
 
 # A JSON integer stands for its decimal digits, in documents as in events.

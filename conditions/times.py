@@ -8,9 +8,10 @@ from datetime import UTC, date, datetime, timedelta
 MAX_TIME_MS = 253_402_300_799_999
 """9999-12-31T23:59:59.999Z, the last instant RFC 3339 can write."""
 
-MINUTE_MS = 60_000
-HOUR_MS = 3_600_000
-DAY_MS = 86_400_000
+SECOND_MS = 1_000
+MINUTE_MS = 60 * SECOND_MS
+HOUR_MS = 60 * MINUTE_MS
+DAY_MS = 24 * HOUR_MS
 
 _CACHE_ENTRIES = 65_536
 _EPOCH_DAY = date(1970, 1, 1).toordinal()

@@ -1,8 +1,10 @@
-"""How an error is told that nobody foresaw, in reading a record that somebody else has written."""
+"""How an error is told that nobody foresaw: by a message about the record it was found in, or with a note on top."""
 
 from __future__ import annotations
 
 import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from conditions.wording import shorten
 
@@ -18,3 +20,13 @@ def unforeseen(error: Exception, report_with: str) -> str:
 def innermost_calls(error: Exception) -> str:
     """The end of the traceback, for the log."""
     return "".join(traceback.format_exception(error, limit=-TRACED_CALLS))
+
+
+@contextmanager
+def noted(note: Callable[[], str]) -> Iterator[None]:
+    """Whatever the block raises gets this note, which is only made then."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(note())
+        raise

@@ -170,7 +170,7 @@ def _read_plain(values: Sequence[bytes]) -> list[Envelope]:
             _require_plain(value)
     envelopes = list(map(decode_envelope, values))
     for envelope, value in zip(envelopes, values, strict=True):
-        envelope.value = value
+        envelope.encoded = value
     return envelopes
 
 

@@ -80,11 +80,12 @@ class Envelope(msgspec.Struct, gc=False):
     time: str | int | None = None
     received_at: str | int | None = None
     properties: _Properties = msgspec.field(default_factory=_Properties)
-    value: bytes = msgspec.field(default=b"", name="(the record, which is laid here)")
+    # The whole record, laid here once it was read; a member of that name, which no event has, is decoded for nothing.
+    encoded: bytes = msgspec.field(default=b"", name="")
 
     def read(self) -> dict[str, Any]:
         """All properties, decoded."""
-        properties: dict[str, Any] = load_json(self.value).get("properties", {})
+        properties: dict[str, Any] = load_json(self.encoded).get("properties", {})
         return properties
 
 

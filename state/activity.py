@@ -9,11 +9,8 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from conditions.changes import Change
-from conditions.times import parse_time
+from conditions.times import DAY_MS, HOUR_MS, MINUTE_MS, parse_time
 
-MINUTE_MS = 60_000
-HOUR_MS = 60 * MINUTE_MS
-DAY_MS = 24 * HOUR_MS
 KEPT_CHANGES = 20_000  # in memory, some 12 MB
 
 

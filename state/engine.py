@@ -141,8 +141,12 @@ class PartitionEngine:
         """
         if self._overlay.due(clock_ms, 1):
             return True
-        self.marker.clock_ms = max(self.marker.clock_ms, clock_ms)
+        self._move_marker(clock_ms=max(self.marker.clock_ms, clock_ms))
         return False
+
+    def _move_marker(self, **fields: int) -> None:
+        # Another one: results that were decided and not committed yet keep the marker that is written with them.
+        self.marker = msgspec.structs.replace(self.marker, **fields)
 
     def is_behind(self, clock_ms: int) -> bool:
         """Whether the clock, or a deadline, is still before this instant."""

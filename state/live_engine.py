@@ -13,6 +13,7 @@ from conditions.documents import SegmentDocument, encode_segment, membership_fin
 from conditions.events import Event
 from conditions.features import Atom, CountFeature, Feature, RegisterFeature, ValueAtom
 from conditions.segments import Segment, SegmentCompiler
+from conditions.unforeseen import noted
 from state.customers import is_spill
 from state.engine import MARKER_KEY, BatchResult, PartitionEngine
 from state.redefinition import (
@@ -102,6 +103,13 @@ class LiveEngine(PartitionEngine):
         """Whether a deadline is overdue: the segments that are in force now have to decide it."""
         return bool(self._overlay.due(self.marker.clock_ms, 1))
 
+    def pass_definitions(self, position: int) -> None:
+        """Be as new as this position of the definitions topic, where nothing before it changes what is in force.
+
+        As with `tick` it is not written down before the next batch: the same would be found again after a crash.
+        """
+        self._move_marker(definitions=position)
+
     def begin_redefinition(self, position: int, changed: list[ChangedSegment], ends: Mapping[str, int]) -> BatchResult:
         """Decide to take these changes, with everything of the definitions topic before `position`.
 
@@ -137,11 +145,8 @@ class LiveEngine(PartitionEngine):
         found = [event for event in events if self._history.concerns(event)]
         customers = self._cache.prefetch([each.customer_id for each in found])
         computation = self._computation((0, ""))
-        try:
+        with noted(lambda: whereabouts(found, computation.applying)):
             computation.fold_history(found, customers, self._history)
-        except Exception as error:
-            error.add_note(whereabouts(found, computation.applying))
-            raise
         return self._staged(computation.result(0))
 
     def finish_backfill(self, history_from_ms: int | None) -> BatchResult:

@@ -18,8 +18,8 @@ from aiokafka import errors as kafka
 
 from conditions.changes import Change
 from conditions.documents import SegmentDocument
-from conditions.times import format_time
-from state.activity import DAY_MS, HOUR_MS, LAST_DAY, LAST_HOUR, Activity
+from conditions.times import DAY_MS, HOUR_MS, format_time
+from state.activity import LAST_DAY, LAST_HOUR, Activity
 from state.cache import read_customers
 from state.engine import BatchResult, Marker, PartitionEngine, read_marker
 from state.lookup import CommittedState
@@ -29,6 +29,7 @@ from state.sampling import CustomerSample
 from state.store import StateError
 from state.tally import Tally
 from streams.changes_reader import Take
+from streams.wall_time import wall_time_ms
 
 log = structlog.get_logger(__name__)
 
@@ -228,7 +229,7 @@ class PartitionAnswers:
 
     def _activity_now(self) -> Activity:
         if self._activity is None:
-            self._activity = Activity(self._sequence, _now_ms())
+            self._activity = Activity(self._sequence, wall_time_ms())
             self._older = self._new_reader() if self._sequence else None
         if self._older is None:
             self._first_slice.set()
@@ -246,7 +247,7 @@ class PartitionAnswers:
 
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                await older.read_backwards(_now_ms() - DAY_MS - HOUR_MS, take)
+                await older.read_backwards(wall_time_ms() - DAY_MS - HOUR_MS, take)
             except (kafka.KafkaError, TimeoutError, OSError, msgspec.DecodeError) as error:
                 log.warning("changes_unreadable", partition=self.number, attempt=attempt, error=repr(error))
                 await asyncio.sleep(AGAIN_S)
@@ -271,7 +272,3 @@ class PartitionAnswers:
 
 def _time(instant_ms: int | None) -> str | None:
     return None if instant_ms is None else format_time(instant_ms)
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

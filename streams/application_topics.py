@@ -14,9 +14,10 @@ from streams.kafka.changelog import newest_values
 from streams.kafka.errors import Refused
 from streams.kafka.keys import find_split_customers
 from streams.kafka.security import Connection
-from streams.kafka.topics import Output, Problem, Severity, TopicSpec, describe_topics, find_problems
+from streams.kafka.topics import TopicSpec, describe_topics
 from streams.outgoing import changelog_topic
 from streams.settings import Settings
+from streams.topic_problems import Output, Problem, Severity, find_problems
 
 
 class Findings(NamedTuple):

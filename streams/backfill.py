@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from heapq import heapify, heapreplace
 from typing import Any
 
@@ -16,31 +16,17 @@ from conditions.events import CUSTOMER_DELETE, Event
 from connectors.json_events import decode_record
 from state.redefinition import Erasures, Place
 from streams.kafka.errors import Unreachable
+from streams.kafka.reading import open_consumer
 from streams.kafka.security import Connection
 from streams.pace import Pace
 from streams.standstill import Standstill
 
 POLL_MS = 200
+FETCH_WAIT_MS = 100
 POLL_RECORDS = 1_000
 BATCH_EVENTS = 1_000
 BATCH_BYTES = 16 << 20
 ESCAPE = rb"\\u"  # JSON can write any letter so, those of the type too
-
-
-@asynccontextmanager
-async def _consumer(connection: Connection) -> AsyncIterator[AIOKafkaConsumer]:
-    consumer = AIOKafkaConsumer(
-        **connection.arguments(),
-        isolation_level="read_committed",
-        enable_auto_commit=False,
-        auto_offset_reset="earliest",
-        fetch_max_wait_ms=100,
-    )
-    try:
-        await consumer.start()
-        yield consumer
-    finally:
-        await consumer.stop()
 
 
 async def history_from_ms(number: int, topics: Iterable[str], connection: Connection, now_ms: int) -> int | None:
@@ -137,6 +123,10 @@ class BackfillReader:
             waiting = [each for each in waiting if each.decoded or await each.fill(consumer, self._wanted)]
         if batch:
             yield batch
+
+
+def _consumer(connection: Connection) -> AbstractAsyncContextManager[AIOKafkaConsumer]:
+    return open_consumer(connection, "read_committed", auto_offset_reset="earliest", fetch_max_wait_ms=FETCH_WAIT_MS)
 
 
 class _Source:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from conditions.changes import Change
 from connectors.changes import decode_change
 from state.activity import KEPT_CHANGES
+from streams.kafka.reading import open_consumer
 from streams.kafka.security import Connection
 from streams.standstill import Standstill
 
 POLL_MS = 200
+FETCH_WAIT_MS = 100
 POLL_RECORDS = 500
 PAUSE_S = 0.03  # between polls: reading takes about a fifth of the time then
 MOST_OFFSETS = 1_000_000
@@ -38,7 +39,7 @@ class ChangesReader:
         before. Raises aiokafka's errors; another call then goes on below the slices that were handed over.
         """
         place, end = self._place, self._end
-        async with _consumer(self._connection, "read_uncommitted") as asking:
+        async with open_consumer(self._connection, "read_uncommitted") as asking:
             start = (await asking.beginning_offsets([place]))[place]
             if end is None:
                 # The high watermark: what is committed may not be marked so yet.
@@ -48,7 +49,10 @@ class ChangesReader:
         oldest = max(start, min(since, end - SLICE_OFFSETS), end - MOST_OFFSETS)
         if oldest >= end:
             return
-        async with _consumer(self._connection, "read_committed") as consumer:
+        reading = open_consumer(
+            self._connection, "read_committed", auto_offset_reset="earliest", fetch_max_wait_ms=FETCH_WAIT_MS
+        )
+        async with reading as consumer:
             consumer.assign([place])
             while oldest < end:
                 begin = max(oldest, end - SLICE_OFFSETS)
@@ -72,19 +76,3 @@ async def _slice(
         changes += [decode_change(each.value) for each in got.get(place, ()) if each.offset < end]
         await asyncio.sleep(pause_s)
     return changes
-
-
-@asynccontextmanager
-async def _consumer(connection: Connection, isolation_level: str) -> AsyncIterator[AIOKafkaConsumer]:
-    consumer = AIOKafkaConsumer(
-        **connection.arguments(),
-        isolation_level=isolation_level,
-        enable_auto_commit=False,
-        auto_offset_reset="earliest",
-        fetch_max_wait_ms=100,
-    )
-    await consumer.start()
-    try:
-        yield consumer
-    finally:
-        await consumer.stop()

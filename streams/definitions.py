@@ -24,6 +24,7 @@ from conditions.definition_plans import (
     plan_mending,
 )
 from conditions.documents import SegmentDocument
+from conditions.unforeseen import noted
 from streams.definitions_log import DefinitionsLog, LogReader, LogRecord, TurnLost
 from streams.kafka.errors import RestoreStuck, StreamsError
 from streams.trouble import Trouble
@@ -173,22 +174,19 @@ class DefinitionsFollower:
 
     async def _apply(self, records: Sequence[LogRecord], position: int, on_change: OnChange | None) -> None:
         for record in records:
-            try:
-                self._apply_one(record, on_change)
-            except Exception as error:
-                error.add_note(f"at offset {record.offset} of the definitions topic, key {record.key!a}")
-                raise
+            self._apply_one(record, on_change)
         if position > self.position:
             async with self._moved:
                 self.position = position
                 self._moved.notify_all()
 
     def _apply_one(self, record: LogRecord, on_change: OnChange | None) -> None:
-        found = self.history.apply(record.key, record.value, record.offset, record.timestamp_ms)
-        if isinstance(found, Applied) and on_change is not None:
-            on_change(found)
-        elif isinstance(found, Ignored) and found.reason != "repeated":
-            self._on_ignored(found)
+        with noted(lambda: f"at offset {record.offset} of the definitions topic, key {record.key!a}"):
+            found = self.history.apply(record.key, record.value, record.offset, record.timestamp_ms)
+            if isinstance(found, Applied) and on_change is not None:
+                on_change(found)
+            elif isinstance(found, Ignored) and found.reason != "repeated":
+                self._on_ignored(found)
 
 
 class DefinitionsWriter:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import NamedTuple, Protocol
 
 from streams.kafka.errors import StreamsError
+from streams.wall_time import wall_time_ms
 
 
 class LogRecord(NamedTuple):
@@ -73,7 +73,7 @@ class MemoryDefinitionsLog:
         """Append as somebody does who knows of no turns."""
         async with self._grown:
             offsets = list(range(self.end, self.end + len(records)))
-            at_ms = time.time_ns() // 1_000_000
+            at_ms = wall_time_ms()
             self.records += [LogRecord(offset, at_ms, *each) for offset, each in zip(offsets, records, strict=True)]
             self.end += len(records)
             self._grown.notify_all()

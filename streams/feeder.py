@@ -21,6 +21,7 @@ from conditions.times import MAX_TIME_MS, format_time
 from connectors.json_events import decode_lines
 from connectors.lines import Line, OversizeLine, open_lines, read_batches
 from streams.kafka.keys import murmur2_partition
+from streams.wall_time import wall_time_ms
 
 TICK_S = 0.25  # between records that carry the time on
 LIVE_TICK_S = 1.0
@@ -101,13 +102,12 @@ def key_of(line: bytes) -> bytes:
     return str(customer_id).encode() if isinstance(customer_id, str | int) else b""
 
 
-class Pace:
+class Schedule:
     """Event time as a function of the time since the start; `speed` is how much faster it passes, None: at once."""
 
     def __init__(self, found: Survey, speed: float | None) -> None:
         self._first_ms = found.first_ms
         self._speed = speed
-        self.duration_s = 0.0 if speed is None else max(0, found.last_ms - found.first_ms) / 1000 / speed
 
     def due_s(self, record_ms: int) -> float:
         """When, in seconds after the start, a record of that time is due."""
@@ -161,7 +161,7 @@ class Feeder:
 
         def play() -> None:
             try:
-                self._play(events, Pace(found, speed), shift_ms)
+                self._play(events, Schedule(found, speed), shift_ms)
                 if goes_live:
                     self._live(shift_ms)
             except Exception as error:  # noqa: BLE001 - whatever ends this thread must end the run
@@ -176,11 +176,11 @@ class Feeder:
         if self._thread is not None:
             self._thread.join()
 
-    def _play(self, events: str, pace: Pace, shift_ms: int) -> None:
+    def _play(self, events: str, schedule: Schedule, shift_ms: int) -> None:
         began = time.monotonic()
         for line, event in _decoded(events):
             if event is not None and event.record_time_ms > self._largest_ms:
-                self._wait_until_due(event.record_time_ms, pace, began, shift_ms)
+                self._wait_until_due(event.record_time_ms, schedule, began, shift_ms)
                 self._largest_ms = event.record_time_ms
             if self._stop.is_set():
                 return
@@ -200,17 +200,17 @@ class Feeder:
 
     def _live(self, shift_ms: int) -> None:
         while not self._stop.wait(LIVE_TICK_S):
-            self._tick(max(_now_ms(), self._largest_ms + shift_ms))
+            self._tick(max(wall_time_ms(), self._largest_ms + shift_ms))
             self._producer.flush(LIVE_TICK_S)
             self._settle()
 
-    def _wait_until_due(self, record_ms: int, pace: Pace, began: float, shift_ms: int) -> None:
+    def _wait_until_due(self, record_ms: int, schedule: Schedule, began: float, shift_ms: int) -> None:
         ticked = time.monotonic()
-        while (left_s := began + pace.due_s(record_ms) - time.monotonic()) > 0:
+        while (left_s := began + schedule.due_s(record_ms) - time.monotonic()) > 0:
             self._producer.poll(0)
             self._settle()
             now = time.monotonic()
-            passed_ms = min(record_ms - 1, pace.record_ms(now - began))
+            passed_ms = min(record_ms - 1, schedule.record_ms(now - began))
             if now - ticked >= TICK_S and passed_ms > self._largest_ms:
                 ticked, self._largest_ms = now, passed_ms
                 self._tick(passed_ms + shift_ms)
@@ -278,7 +278,3 @@ class Feeder:
                 self._settled_bytes[partition] += done.size
                 self._settled_records[partition] += 1
                 self.events_applied += done.is_event
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from uuid import uuid4
@@ -13,6 +12,7 @@ import structlog
 from conditions.definitions import Definitions, compile_definitions
 from conditions.documents import SegmentDocument
 from conditions.segments import SegmentCompiler
+from conditions.times import HOUR_MS
 from state.changelog import OtherLineage, Position, Restorer, read_checkpoint, read_position
 from state.definitions_record import memberships_fingerprint, remember_segments
 from state.engine import Marker, read_marker
@@ -32,12 +32,13 @@ from streams.pace import Pace
 from streams.partition import Partition
 from streams.redefining import Background
 from streams.settings import Settings
+from streams.wall_time import wall_time_ms
 
 log = structlog.get_logger(__name__)
 
 LIVE = "live"  # the fingerprint of definitions that are followed as they change
 # Half of delete.retention.ms, whose default is a day: tombstones that older state has not seen may be compacted away.
-OLDEST_STATE_MS = 12 * 3_600_000
+OLDEST_STATE_MS = 12 * HOUR_MS
 
 FOLDER_STEM = "partition-"
 STANDBY_EVERY_S = 1.0
@@ -136,7 +137,7 @@ class Opener:
             )
         if marker.applied:
             return self._background
-        begins_ms = await history_from_ms(number, self._settings.topics, self._connection, _now_ms())
+        begins_ms = await history_from_ms(number, self._settings.topics, self._connection, wall_time_ms())
         return self._background._replace(begins_ms=begins_ms)
 
     def folder(self, number: int) -> Path:
@@ -217,7 +218,7 @@ class Opener:
         remaining, label = self._metrics.restore_remaining, str(number)
 
         async def on_batch(batch: ChangelogBatch) -> None:
-            restorer.apply(batch.records, batch.position, _now_ms())
+            restorer.apply(batch.records, batch.position, wall_time_ms())
             remaining.labels(label).set(batch.total - batch.done)
 
         async def on_stalled() -> None:
@@ -233,7 +234,7 @@ class Opener:
             connection=self._connection,
             options=RestoreOptions(),
         )
-        for _ in restorer.finish(restored.position, _now_ms()):
+        for _ in restorer.finish(restored.position, wall_time_ms()):
             await asyncio.sleep(0)
         remaining.labels(label).set(0)
         if ends_transactions:
@@ -247,7 +248,7 @@ class Opener:
         That it was open all the while says nothing: its worker may have been frozen, or cut off, for days.
         """
         position = read_position(store)
-        if position is None or position.topic != self._topic or _age_ms(position.written_ms) >= OLDEST_STATE_MS:
+        if position is None or position.topic != self._topic or wall_time_ms() - position.written_ms >= OLDEST_STATE_MS:
             return None
         return position
 
@@ -277,11 +278,3 @@ class Opener:
             f"the state of partition {number} (application {self._settings.app_id!r}) was made {made}. "
             f"Rebuild it from the input topics: `rollcall worker --app-id {self._settings.app_id}-2 …`"
         )
-
-
-def _age_ms(instant_ms: int) -> int:
-    return _now_ms() - instant_ms
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

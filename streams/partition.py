@@ -7,6 +7,7 @@ from typing import Any
 from faust.types import TP
 
 from conditions.definitions import Definitions
+from conditions.unforeseen import noted
 from connectors.json_events import Encoded
 from state.engine import BatchResult, PartitionEngine
 from state.live_engine import LiveEngine
@@ -81,14 +82,11 @@ class Partition:
             return None
         applied = self.engine.marker.applied
         ends = {topic: applied[topic] + 1 for topic in self.buffers if topic in applied}
-        try:
+        position = wanted.history.position
+        with noted(
+            lambda: f"partition {self.number}, on the way to the definitions up to position {position}. {WAY_OUT}"
+        ):
             return self.redefining.step(wanted, ends, now_ms)
-        except Exception as error:
-            error.add_note(
-                f"partition {self.number}, on the way to the definitions up to position {wanted.history.position}. "
-                f"{WAY_OUT}"
-            )
-            raise
 
     def close(self) -> None:
         """Stop what goes on in the background, and close the store."""
@@ -164,11 +162,8 @@ class Partition:
         if not runs and not self.engine.tick(max(clock_ms, self.engine.marker.clock_ms)):
             return None
         self._pace.note_live_work()
-        try:
+        with noted(lambda: f"partition {self.number}: nothing of its batch was committed. {WAY_OUT}"):
             result = self._decided(runs, now_ms, clock_ms)
-        except Exception as error:
-            error.add_note(f"partition {self.number}: nothing of its batch was committed. {WAY_OUT}")
-            raise
         settle(self.buffers, runs, result.consumed)
         return result
 

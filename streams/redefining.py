@@ -13,6 +13,7 @@ from conditions.definition_history import Definition, DefinitionHistory
 from conditions.events import Event
 from conditions.segments import SegmentCompiler
 from conditions.times import format_time
+from conditions.unforeseen import noted
 from state.engine import BatchResult
 from state.live_engine import LiveEngine
 from state.redefinition import Redefinition
@@ -147,15 +148,12 @@ class Redefining:
         changed = engine.differences(self._candidates(history), history.document, lambda gone: _version(history, gone))
         self._compared = True
         if not changed:
-            engine.marker.definitions = position
+            engine.pass_definitions(position)
             return None
         self._noted = position
         log.info("definitions_change", partition=self._number, segments=len(changed), position=position)
-        try:
+        with noted(lambda: f"taking changed definitions of {', '.join(each.id for each in changed[:SHOWN_SEGMENTS])}"):
             return engine.begin_redefinition(position, changed, ends)
-        except Exception as error:
-            error.add_note(f"taking changed definitions of {', '.join(each.id for each in changed[:SHOWN_SEGMENTS])}")
-            raise
 
     def _candidates(self, history: DefinitionHistory) -> Iterable[str]:
         """The segments that may differ from what is wanted."""

@@ -23,6 +23,7 @@ from conditions.changes import Change
 from conditions.definitions import compile_definitions
 from conditions.documents import SegmentDocument
 from conditions.events import Event, Rejected
+from conditions.times import HOUR_MS
 from connectors.changes import change_lines
 from connectors.dead_letters import dead_letter_line
 from connectors.json_events import decode_lines
@@ -31,12 +32,13 @@ from state.definitions_record import require_segments
 from state.engine import Batch, BatchResult, PartitionEngine, latest_ms
 from state.store import Store
 from streams.memory import collect_garbage
+from streams.wall_time import wall_time_ms
 
 POSITION_KEY = b"replay"
 CHUNK_BYTES = 64 << 10  # of input at once: its events stay in the processor's cache from reading to deciding
 MOST_DEADLINES = 20_000  # read at a time, at the beginning of each batch
 MOST_INPUT_BYTES = 256 << 20  # of one batch: what its customers are written with is in memory until it ends
-LEAST_SPAN_MS = 3_600_000  # of a batch whose deadlines are read
+LEAST_SPAN_MS = HOUR_MS  # of a batch whose deadlines are read
 
 
 class Position(msgspec.Struct):
@@ -145,9 +147,8 @@ class Replay:
         self._output = Output(output, sys.stdout.buffer, self._position.output_bytes)
         self._dead_letters = Output(dead_letters, sys.stderr.buffer, self._position.dead_letter_bytes)
         self._progress = progress
-        self._begun_ms = 0  # the clock when the batch was begun
-        self._begun_bytes = 0  # of the input, then
-        self._span_ms = LEAST_SPAN_MS  # how far beyond its first records a batch may come
+        self._begun_bytes = 0  # of the input, when the batch was begun
+        self._reach = Reach(self._engine)
         self._totals = Totals()
 
     def run(self, events: str, until_ms: int | None = None) -> Totals:
@@ -167,7 +168,7 @@ class Replay:
                 collect_garbage()
             self._finish()
         while until_ms is not None and self._engine.is_behind(until_ms):
-            result = self._engine.run((), _now_ms(), until_ms)
+            result = self._engine.run((), wall_time_ms(), until_ms)
             self._write(result.changes, result.rejected, 0)
             self._commit(result)
         self._totals.seconds = time.monotonic() - started
@@ -202,10 +203,9 @@ class Replay:
 
     def _take(self, records: list[Event | Rejected]) -> int:
         if self._batch is None:
-            self._batch = self._engine.begin(latest_ms(records) + self._span_ms)
-            self._begun_ms = self._engine.marker.clock_ms
+            self._batch = self._reach.begin(records)
             self._begun_bytes = self._position.input_bytes
-        taken = self._batch.take(records, _now_ms())
+        taken = self._batch.take(records, wall_time_ms())
         self._write(*self._batch.outcome(), taken)
         if taken < len(records):
             self._finish()
@@ -213,7 +213,7 @@ class Replay:
 
     def _take_after_wave(self, records: list[Event | Rejected]) -> int:
         """Fire what a batch holds of a wave of deadlines that stands before the first record."""
-        result = self._engine.run(records, _now_ms())
+        result = self._engine.run(records, wall_time_ms())
         self._write(result.changes, result.rejected, result.consumed)
         self._commit(result)
         return result.consumed
@@ -221,8 +221,7 @@ class Replay:
     def _finish(self) -> None:
         if self._batch is not None:
             batch, self._batch = self._batch, None
-            self._commit(self._engine.finish(batch))
-            self._span_ms = max(LEAST_SPAN_MS, 2 * (self._engine.marker.clock_ms - self._begun_ms))
+            self._commit(self._reach.finish(batch))
 
     def _write(self, changes: list[Change], rejected: list[Rejected], taken: int) -> None:
         self._output.write(change_lines(changes))
@@ -242,5 +241,24 @@ class Replay:
         self._totals.customers = result.marker.customers
 
 
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
+class Reach:
+    """How far ahead of its first records a batch may come: twice as far as the one before it came.
+
+    Deadlines that are further away are not read.
+    """
+
+    def __init__(self, engine: PartitionEngine) -> None:
+        self._engine = engine
+        self._begun_ms = 0  # the clock when the batch was begun
+        self._span_ms = LEAST_SPAN_MS
+
+    def begin(self, records: list[Event | Rejected]) -> Batch:
+        """Begin a batch of the engine with these records."""
+        self._begun_ms = self._engine.marker.clock_ms
+        return self._engine.begin(latest_ms(records) + self._span_ms)
+
+    def finish(self, batch: Batch) -> BatchResult:
+        """The end of the batch that was begun last."""
+        result = self._engine.finish(batch)
+        self._span_ms = max(LEAST_SPAN_MS, 2 * (result.marker.clock_ms - self._begun_ms))
+        return result

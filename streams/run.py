@@ -23,6 +23,7 @@ import msgspec
 
 import deploy
 from conditions.documents import SegmentDocument
+from conditions.times import DAY_MS
 from connectors.purchases import Columns, convert
 from deploy.child import Child
 from deploy.kafka.broker import free_ports
@@ -34,6 +35,7 @@ from streams.live_view import Moment, View, closing_lines, make_view
 from streams.processes import start_worker
 from streams.settings import Settings
 from streams.stopping import Stop, signals_to
+from streams.wall_time import wall_time_ms
 
 DEMO = Path(deploy.__file__).parent / "demo"
 DEMO_SEGMENTS = DEMO / "segments.yaml"
@@ -45,7 +47,6 @@ ASK_TIMEOUT_S = 1.0
 STOP_WITHIN_S = 20.0
 KILL_AFTER_S = 1.0  # a worker that has nothing yet to lose
 USUAL_WEB_PORT = 6066
-DAY_MS = 86_400_000
 
 
 class RunError(Exception):
@@ -148,7 +149,7 @@ class Run:
         """Whole days, so that times of day stay, by which the last event moves to the day before now."""
         if self._options.original_times:
             return 0
-        return (time.time_ns() // 1_000_000 - found.last_ms) // DAY_MS * DAY_MS
+        return (wall_time_ms() - found.last_ms) // DAY_MS * DAY_MS
 
     def _until_ready(self, view: View) -> bool:
         """Whether the worker became ready before anybody stopped the run."""

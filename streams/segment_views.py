@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from streams.answers import DefinitionsChanged, PartitionPreview
 from streams.customers_api import Ownership
 from streams.problems import Refusal, not_now
 from streams.redefining import whole_standing
+from streams.wall_time import wall_time_ms
 
 log = structlog.get_logger(__name__)
 
@@ -46,7 +46,7 @@ class SegmentViews:
 
     async def here(self, segment_id: str, at_ms: int | None = None) -> dict[str, PartitionStatus]:
         """How the segment stands in each open partition of this worker, by partition number; as of `at_ms`."""
-        now_ms = _now_ms() if at_ms is None else at_ms
+        now_ms = wall_time_ms() if at_ms is None else at_ms
         found: dict[str, PartitionStatus] = {}
         async with asyncio.timeout(HERE_TIMEOUT_S):
             for number, answers in dict(self._ownership.answers).items():
@@ -62,7 +62,7 @@ class SegmentViews:
         A number is None where some partition could not tell it; `unanswered` are those that told nothing, None where
         not even their count is known.
         """
-        now_ms = _now_ms()
+        now_ms = wall_time_ms()
         owners = dict(self._ownership.owners) if self._ownership.assigned_partitions is not None else {}
         found = await self.here(segment_id, now_ms)
         others = {url for number, url in owners.items() if url and number not in self._own()}
@@ -150,7 +150,3 @@ def _flow(flows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "entered": sum(each["entered"] for each in flows),
         "left": sum(each["left"] for each in flows),
     }
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

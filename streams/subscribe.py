@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,13 +13,14 @@ from aiokafka import errors as kafka
 
 from conditions.changes import Change
 from connectors.changes import decode_change
-from streams.kafka.errors import NotPermitted, Refused, Unreachable
-from streams.kafka.metadata import missing_partition, partitions_of
+from streams.kafka.metadata import require_partition
+from streams.kafka.reading import IsolationLevel, explained, is_before, open_consumer, read_from
 from streams.kafka.security import Connection
 
 POLL_MS = 200
 POLL_RECORDS = 1_000
 TIMEOUT_MS = 30_000
+NOT_CONNECTED = (kafka.KafkaConnectionError, kafka.NodeNotReadyError, TimeoutError)
 
 
 class PositionError(Exception):
@@ -61,7 +61,7 @@ async def read_changes(subscription: Subscription) -> None:
         if subscription.handle_members is not None:
             subscription.handle_members(await _members(subscription, position))
             _save(subscription, position)
-    async with _consumer(subscription.connection, "read_committed") as consumer:
+    async with _consumer(subscription, subscription.changes_topic, "read_committed") as consumer:
         await _follow(subscription, consumer, position)
 
 
@@ -69,7 +69,7 @@ async def _members(subscription: Subscription, position: Position) -> list[Chang
     """Who is in, by customer and segment; `position` is set to where exactly they are."""
     members: dict[bytes, Change] = {}
     # In this order: a change made meanwhile is in both topics rather than in neither.
-    async with _consumer(subscription.connection, "read_committed") as consumer:
+    async with _consumer(subscription, subscription.changes_topic, "read_committed") as consumer:
         starts = await consumer.end_offsets(await _places(consumer, subscription.changes_topic))
     await _read_up_to_now(subscription, subscription.memberships_topic, {}, _membership_reader(members))
     ends = await _read_up_to_now(subscription, subscription.changes_topic, starts, _change_reader(members, position))
@@ -107,18 +107,16 @@ async def _read_up_to_now(
 ) -> dict[TopicPartition, int]:
     """Read all transactions that have begun by now, from these offsets or the topic's start; the offsets after them."""
     # The high watermark: what is committed may be marked so in one topic sooner than in the other.
-    async with _consumer(subscription.connection, "read_uncommitted") as asking:
+    async with _consumer(subscription, topic, "read_uncommitted") as asking:
         places = await _places(asking, topic)
         first, ends = await asking.beginning_offsets(places), await asking.end_offsets(places)
     offsets = {place: starts.get(place, first[place]) for place in places}
     if offsets == ends:
         return offsets  # aiokafka's consumer must not be stopped in the turn in which it was assigned
     # A consumer of its own: aiokafka's do not always end once they were assigned twice.
-    async with _consumer(subscription.connection, "read_committed") as consumer:
-        consumer.assign(places)
-        for place, offset in offsets.items():
-            consumer.seek(place, offset)
-        while any([await consumer.position(place) < ends[place] for place in places]):
+    async with _consumer(subscription, topic, "read_committed") as consumer:
+        read_from(consumer, offsets)
+        while await is_before(consumer, ends):
             for records in (await consumer.getmany(timeout_ms=POLL_MS)).values():
                 for record in records:
                     take(record)
@@ -131,10 +129,8 @@ async def _follow(subscription: Subscription, consumer: AIOKafkaConsumer, positi
     offsets = {place: _start_of(place, position, starts[place], ends[place]) for place in places}
     if offsets == ends and not subscription.follows:
         return
-    consumer.assign(places)
-    for place, offset in offsets.items():
-        consumer.seek(place, offset)
-    while subscription.follows or any([await consumer.position(place) < ends[place] for place in places]):
+    read_from(consumer, offsets)
+    while subscription.follows or await is_before(consumer, ends):
         polled = await consumer.getmany(timeout_ms=POLL_MS, max_records=POLL_RECORDS)
         for place, records in polled.items():
             changes = [decode_change(record.value) for record in records]
@@ -159,10 +155,7 @@ def _start_of(place: TopicPartition, position: Position, start: int, end: int) -
 
 
 async def _places(consumer: AIOKafkaConsumer, topic: str) -> list[TopicPartition]:
-    known = await partitions_of(consumer._client, topic, 0)
-    fault = missing_partition(topic, 0, known)
-    if fault is not None:
-        raise Refused(fault)
+    known = await require_partition(consumer._client, topic, 0)
     return [TopicPartition(topic, number) for number in sorted(known)]
 
 
@@ -188,25 +181,10 @@ def _save(subscription: Subscription, position: Position) -> None:
 
 
 @asynccontextmanager
-async def _consumer(connection: Connection, isolation_level: str) -> AsyncIterator[Any]:
-    consumer = AIOKafkaConsumer(
-        **connection.arguments(),
-        isolation_level=isolation_level,
-        auto_offset_reset="none",
-        enable_auto_commit=False,
-        request_timeout_ms=TIMEOUT_MS,
-    )
-    began = time.monotonic()
-    try:
-        await consumer.start()
-        yield consumer
-    except kafka.TopicAuthorizationFailedError as error:
-        raise NotPermitted(
-            "this Kafka user may not read the topic; grant it with `kafka-acls.sh --add --allow-principal User:NAME "
-            f"--operation Read --operation Describe --topic {' --topic '.join(sorted(error.args[0] or ['TOPIC']))}`"
-        ) from error
-    except (kafka.KafkaConnectionError, kafka.NodeNotReadyError, TimeoutError) as error:
-        waited_ms = int((time.monotonic() - began) * 1000)
-        raise Unreachable(connection.bootstrap_servers, "reading changes", waited_ms) from error
-    finally:
-        await consumer.stop()
+async def _consumer(
+    subscription: Subscription, topic: str, isolation_level: IsolationLevel
+) -> AsyncIterator[AIOKafkaConsumer]:
+    connection = subscription.connection
+    with explained(connection, f"reading {topic}", [topic], TIMEOUT_MS, NOT_CONNECTED):
+        async with open_consumer(connection, isolation_level, request_timeout_ms=TIMEOUT_MS) as consumer:
+            yield consumer

@@ -1,7 +1,7 @@
 """The worker: opens partitions, decides batches, commits each with all it causes, and starts over after any trouble.
 
 One loop does it all, so nothing here needs a lock but the one that a rebalance waits for. The numbered steps of a
-commit are in `_commit`; `_open` is the only way into processing a partition.
+commit are in `_commit`; `_start_openings` is the only way into processing a partition.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
-from typing import NamedTuple
 
 import msgspec
 import structlog
@@ -32,6 +31,7 @@ from streams.kafka.transactions import FencedProducer, Outgoing
 from streams.memory import collect_garbage
 from streams.metrics import Metrics
 from streams.opening import Opener
+from streams.openings import Openings
 from streams.outgoing import changelog_topic, outgoing
 from streams.partition import Partition, RecordsMissing
 from streams.polling import Membership, PollingThread, PositionLost, Records
@@ -39,6 +39,7 @@ from streams.redefining import Redefining, WantedDefinitions
 from streams.settings import Settings
 from streams.trouble import Trouble
 from streams.unread import UnreadRecords
+from streams.wall_time import wall_time_ms
 
 log = structlog.get_logger(__name__)
 
@@ -67,13 +68,6 @@ class Decided(msgspec.Struct):
     result: BatchResult
 
 
-class Opening(NamedTuple):
-    """A partition on its way to being open, and the same one as it was before."""
-
-    task: asyncio.Task[Partition]
-    held: Partition | None
-
-
 class Worker:
     """Processes the partitions that the group gives it. `run` returns after `stop`; it raises what cannot be mended.
 
@@ -99,11 +93,8 @@ class Worker:
         self.thread: PollingThread | None = None
         self._partitions: dict[int, Partition] = {}
         self._membership: Membership | None = None
-        self._openings: dict[int, Opening] = {}
-        self._checking: asyncio.Task[int] | None = None  # of the topics, before anything that is opened goes on
-        self._partition_count = 0  # of each input, as that found it
+        self._openings = Openings(opener, self.wake)
         self._in_flight: asyncio.Task[None] | None = None
-        self._epoch = 0
         self._stepping = asyncio.Lock()
         self._stopping = asyncio.Event()
         self._awake = asyncio.Event()
@@ -167,44 +158,7 @@ class Worker:
             except Exception as error:  # noqa: BLE001 - Faust would swallow it; `run` raises it
                 self._failure = error
 
-    # -- life ---------------------------------------------------------------------------------------------------------
-
-    async def start(self) -> None:
-        """Connect to Kafka, however long that takes, and end what this worker left open when it last died."""
-        await self._reopen_producer()
-        self._connected = True
-
-    async def run(self) -> None:
-        """Process until `stop`. Raises StreamsError or StateError where trying again would not help."""
-        try:
-            while not self._stopping.is_set():
-                await self._turn()
-            if self._failure is not None:
-                raise self._failure
-        finally:
-            await self._close()
-
-    def stop(self) -> None:
-        """Finish the batch, commit it and close."""
-        self._stopping.set()
-        self.wake()
-
-    def wake(self) -> None:
-        """Look at once whether there is something to do."""
-        self._awake.set()
-
-    async def unless_stopped(self, work: Awaitable[object]) -> bool:
-        """Wait for the work, but no longer than until `stop`; whether it was done. Raises what it raises."""
-        task = asyncio.ensure_future(work)
-        stopping = asyncio.create_task(self._stopping.wait())
-        await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        if task.done():
-            task.result()
-            return True
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        return False
+    # -- how it stands ------------------------------------------------------------------------------------------------
 
     @property
     def ready(self) -> bool:
@@ -212,7 +166,7 @@ class Worker:
         return (
             not self._stopping.is_set()
             and self._membership is not None
-            and self._checking is None
+            and not self._openings.is_checking
             and set(self._partitions) == self._membership.partitions
         )
 
@@ -285,6 +239,45 @@ class Worker:
             return "looking whether the topics are as they should be"
         return f"restoring partitions {', '.join(map(str, missing))}"
 
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Connect to Kafka, however long that takes, and end what this worker left open when it last died."""
+        await self._reopen_producer()
+        self._connected = True
+
+    async def run(self) -> None:
+        """Process until `stop`. Raises StreamsError or StateError where trying again would not help."""
+        try:
+            while not self._stopping.is_set():
+                await self._turn()
+            if self._failure is not None:
+                raise self._failure
+        finally:
+            await self._close()
+
+    def stop(self) -> None:
+        """Finish the batch, commit it and close."""
+        self._stopping.set()
+        self.wake()
+
+    def wake(self) -> None:
+        """Look at once whether there is something to do."""
+        self._awake.set()
+
+    async def unless_stopped(self, work: Awaitable[object]) -> bool:
+        """Wait for the work, but no longer than until `stop`; whether it was done. Raises what it raises."""
+        task = asyncio.ensure_future(work)
+        stopping = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if task.done():
+            task.result()
+            return True
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return False
+
     async def _turn(self) -> None:
         failure = self._failure or self._opener.failure
         if failure is not None:
@@ -303,7 +296,7 @@ class Worker:
                 await self._start_over(error)
 
     def _take(self, records: Records) -> None:
-        now_ms = _now_ms()
+        now_ms = wall_time_ms()
         for tp, found in records.items():
             partition = self._partitions.get(tp.partition)
             if partition is not None and partition.epoch == records.epochs[tp.partition]:
@@ -346,8 +339,8 @@ class Worker:
                 break
             self._partitions[number] = self._partitions.pop(number)  # to the end: next time the others come first
             # First the definitions: a new partition's first events are to find them there.
-            step = partition.redefine(self._wanted, _now_ms())
-            live = partition.decide(self._fetcher.ends, _now_ms(), len(self._partitions))
+            step = partition.redefine(self._wanted, wall_time_ms())
+            live = partition.decide(self._fetcher.ends, wall_time_ms(), len(self._partitions))
             results = [result for result in (step, live) if result is not None]
             if results:
                 decided += [Decided(partition, result) for result in results]
@@ -382,7 +375,7 @@ class Worker:
             number = each.partition.number
             if last[number] is each:
                 offset = written[TopicPartition(changelog_topic(self._settings), number)] + 1
-                add_position(each.result.writes, Position(changelog_topic(self._settings), offset, _now_ms()))
+                add_position(each.result.writes, Position(changelog_topic(self._settings), offset, wall_time_ms()))
             each.partition.commit(each.result)
         self._on_step("written")
         for each in decided:
@@ -395,7 +388,7 @@ class Worker:
             self._producer.transactional_id,
             self._opener.fingerprint,
             decided.partition.lineage,
-            self._partition_count,
+            self._openings.partition_count,
         )
         add_checkpoint(decided.result.writes, checkpoint)
         return outgoing(decided.result, decided.partition.number, checkpoint, decided.partition.parts, self._settings)
@@ -403,45 +396,16 @@ class Worker:
     # -- opening, and opening again -----------------------------------------------------------------------------------
 
     def _start_openings(self, membership: Membership) -> None:
-        """Open every assigned partition anew; nothing fetched or decided before counts.
-
-        The topics are looked at each time, also without partitions: it may be for topics that changed that they went.
-        """
+        """Open every assigned partition anew; nothing fetched or decided before counts."""
         self._unread = None
-        self._checking = asyncio.create_task(self._opener.check_topics())
-        self._checking.add_done_callback(lambda _: self.wake())
-        for number in sorted(membership.partitions):
-            self._epoch += 1
-            held = self._partitions.pop(number, None)
-            task = asyncio.create_task(self._opener.open(number, self._epoch, held))
-            task.add_done_callback(lambda _: self.wake())
-            self._openings[number] = Opening(task, held)
+        self._openings.start({number: self._partitions.pop(number, None) for number in sorted(membership.partitions)})
 
     async def _adopt_opened(self) -> None:
-        """Begin to fetch for partitions whose opening is done, once the topics are found to be as they should be.
-
-        Raises what an opening failed with, or what is wrong with the topics.
-        """
-        for number, opening in list(self._openings.items()) if self._has_checked() else ():
-            if opening.task.done():
-                del self._openings[number]
-                partition = opening.task.result()
-                self._partitions[number] = partition
-                await self._fetcher.open_partition(number, partition.epoch, partition.positions())
+        """Begin to fetch for partitions that are open now. Raises what `Openings.opened` raises."""
+        for partition in self._openings.opened():
+            self._partitions[partition.number] = partition
+            await self._fetcher.open_partition(partition.number, partition.epoch, partition.positions())
         self._metrics.ready.set(self.ready)
-
-    def _has_checked(self) -> bool:
-        """Whether the topics are as they should be, as far as that is known. Raises what is wrong with them."""
-        if self._checking is None:
-            return True
-        if not self._checking.done():
-            return False
-        self._partition_count = count = self._checking.result()
-        beyond = sorted(number for number in self._openings if number >= count)
-        if beyond:
-            raise MetadataBehind(beyond, count)
-        self._checking = None
-        return True
 
     async def _start_over(self, error: StreamsError) -> None:
         """After any unclean end: a new producer, and every partition from what was committed."""
@@ -472,19 +436,7 @@ class Worker:
 
     async def _cancel_openings(self) -> None:
         """On return each partition is held again, or its store is closed."""
-        openings, self._openings = self._openings, {}
-        checking, self._checking = self._checking, None
-        if checking is not None:
-            checking.cancel()
-            await asyncio.gather(checking, return_exceptions=True)
-        for opening in openings.values():
-            opening.task.cancel()
-        ended = await asyncio.gather(*(opening.task for opening in openings.values()), return_exceptions=True)
-        for (number, opening), end in zip(openings.items(), ended, strict=True):
-            if isinstance(end, Partition):
-                self._partitions[number] = end
-            elif opening.held is not None:
-                opening.held.close()  # an opening that was cancelled before its first step has not
+        self._partitions.update(await self._openings.cancel())
 
     async def _close(self) -> None:
         self._fetcher.close_partitions()
@@ -507,7 +459,3 @@ def _offsets(decided: Decided, topics: Iterable[str]) -> dict[TopicPartition, in
     """The next offset of every topic of the partition: without offsets a transaction would not be fenced."""
     applied = decided.result.marker.applied
     return {TopicPartition(topic, decided.partition.number): applied.get(topic, -1) + 1 for topic in topics}
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from time import monotonic
 
 import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka import errors as kafka
 
-from streams.kafka.errors import ChangelogGone, NotPermitted, Refused, RestoreStuck, Unreachable
-from streams.kafka.metadata import missing_partition, partitions_of
+from streams.kafka.errors import ChangelogGone, RestoreStuck
+from streams.kafka.metadata import partitions_of, require_partition
+from streams.kafka.reading import IsolationLevel, explained, open_consumer, read_from
 from streams.kafka.security import Connection
 
 TAIL_OFFSETS = 50  # what a partition's newest transaction fits into, more often than not
@@ -66,14 +67,14 @@ async def restore(
     chosen = options or RestoreOptions()
     place = TopicPartition(topic, partition)
     began = monotonic()
-    with _explained(connection, topic, chosen.request_timeout_ms):
+    with explained(connection, f"reading {topic}", [topic], chosen.request_timeout_ms):
         start, end = await _bounds(connection, place, chosen)
         first = start if from_offset is None else from_offset
         if not start <= first <= end:
             raise ChangelogGone(topic, partition, first, start, end)
         if first == end:
             return Restored(first, 0, monotonic() - began)
-        async with _consumer(connection, chosen, isolation_level="read_committed") as consumer:
+        async with _consumer(connection, chosen, "read_committed") as consumer:
             run = _Run(consumer, place, first, end, chosen)
             try:
                 await run.to_the_end(on_batch, on_stalled)
@@ -92,8 +93,8 @@ async def newest_values(
     exist: asking for it may create it. Raises Unreachable or NotPermitted.
     """
     chosen = options or RestoreOptions()
-    with _explained(connection, topic, chosen.request_timeout_ms):
-        async with _consumer(connection, chosen, isolation_level="read_committed") as consumer:
+    with explained(connection, f"reading {topic}", [topic], chosen.request_timeout_ms):
+        async with _consumer(connection, chosen, "read_committed") as consumer:
             numbers = await partitions_of(consumer._client, topic, 0)
             places = [TopicPartition(topic, number) for number in sorted(numbers)]
             starts, ends = await consumer.beginning_offsets(places), await consumer.end_offsets(places)
@@ -142,8 +143,7 @@ class _Run:
         on_batch: Callable[[ChangelogBatch], Awaitable[None]],
         on_stalled: Callable[[], Awaitable[None]],
     ) -> None:
-        self._consumer.assign([self._place])
-        self._consumer.seek(self._place, self.position)
+        read_from(self._consumer, {self._place: self.position})
         moved_at, told = monotonic(), False
         # Transaction markers take offsets and are no records, so the position is what has to reach the end.
         while self.position < self._end:
@@ -176,46 +176,22 @@ class _Run:
 async def _bounds(connection: Connection, place: TopicPartition, options: RestoreOptions) -> tuple[int, int]:
     """The partition's first offset and its high watermark."""
     # A read_committed consumer is told the last stable offset instead, below the records of open transactions.
-    async with _consumer(connection, options, isolation_level="read_uncommitted") as consumer:
-        known = await partitions_of(consumer._client, place.topic, place.partition)
-        fault = missing_partition(place.topic, place.partition, known)
-        if fault is not None:
-            raise Refused(fault)
+    async with _consumer(connection, options, "read_uncommitted") as consumer:
+        await require_partition(consumer._client, place.topic, place.partition)
         start = await consumer.beginning_offsets([place])
         end = await consumer.end_offsets([place])
     return start[place], end[place]
 
 
-@asynccontextmanager
-async def _consumer(
-    connection: Connection, options: RestoreOptions, *, isolation_level: str
-) -> AsyncIterator[AIOKafkaConsumer]:
-    consumer = AIOKafkaConsumer(
-        **connection.arguments(),
-        isolation_level=isolation_level,
-        auto_offset_reset="none",
-        enable_auto_commit=False,
+def _consumer(
+    connection: Connection, options: RestoreOptions, isolation_level: IsolationLevel
+) -> AbstractAsyncContextManager[AIOKafkaConsumer]:
+    return open_consumer(
+        connection,
+        isolation_level,
         request_timeout_ms=options.request_timeout_ms,
         retry_backoff_ms=20,
         fetch_max_wait_ms=100,
         fetch_max_bytes=options.fetch_max_bytes,
         max_partition_fetch_bytes=options.fetch_max_bytes,
     )
-    try:
-        await consumer.start()
-        yield consumer
-    finally:
-        await consumer.stop()
-
-
-@contextmanager
-def _explained(connection: Connection, topic: str, timeout_ms: int) -> Iterator[None]:
-    try:
-        yield
-    except kafka.TopicAuthorizationFailedError as error:
-        raise NotPermitted(
-            f"topic {topic}: this worker's Kafka user may not read it; grant it with `kafka-acls.sh --add "
-            f"--allow-principal User:NAME --operation Read --operation Describe --topic {topic}`"
-        ) from error
-    except (kafka.KafkaError, TimeoutError) as error:
-        raise Unreachable(connection.bootstrap_servers, f"reading {topic} ({error!r})", timeout_ms) from error

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -16,7 +16,8 @@ from aiokafka import errors as kafka
 from streams.definitions_log import LogReader, LogRecord, TurnLost, WritingTurn
 from streams.kafka.errors import CommitUnknown, NotPermitted, RecordTooLarge, Refused, Unreachable
 from streams.kafka.fencing import TransactionalProducer
-from streams.kafka.metadata import missing_partition, partitions_of
+from streams.kafka.metadata import partitions_of, require_partition
+from streams.kafka.reading import open_consumer, read_from
 from streams.kafka.security import Connection
 from streams.kafka.transactions import AUTHORIZATION_ERRORS, FENCING_ERRORS, LARGEST_BATCH_BYTES, SIZE_ERRORS
 
@@ -53,27 +54,23 @@ class KafkaDefinitionsLog:
 
     @asynccontextmanager
     async def reader(self, position: int) -> AsyncIterator[LogReader]:
-        consumer = AIOKafkaConsumer(
-            **self._connection.arguments(),
-            isolation_level="read_committed",
-            auto_offset_reset="none",
-            enable_auto_commit=False,
+        opening = open_consumer(
+            self._connection,
+            "read_committed",
             request_timeout_ms=REQUEST_TIMEOUT_MS,
             retry_backoff_ms=RETRY_BACKOFF_MS,
             fetch_max_wait_ms=FETCH_WAIT_MS,
             check_crcs=self._check_crcs,
         )
-        try:
+        async with AsyncExitStack() as stack:
             with self.explained("reading"):
-                await consumer.start()
+                consumer = await stack.enter_async_context(opening)
                 await self._require_partition(consumer._client, position)
                 start = (await consumer.beginning_offsets([self.place]))[self.place]
-                consumer.assign([self.place])
                 # Compaction leaves the log's start where it is; somebody else may not.
-                consumer.seek(self.place, max(start, position))
-            yield _Reader(self, consumer, max(start, position))
-        finally:
-            await consumer.stop()
+                position = max(start, position)
+                read_from(consumer, {self.place: position})
+            yield _Reader(self, consumer, position)
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[WritingTurn]:
@@ -95,12 +92,9 @@ class KafkaDefinitionsLog:
             await producer.abandon()
 
     async def _require_partition(self, client: Any, position: int = 0) -> None:
-        known = await partitions_of(client, self._topic, 0)
-        if not known and position:
+        if position and not await partitions_of(client, self._topic, 0):
             raise self.deleted()
-        fault = missing_partition(self._topic, 0, known)
-        if fault is not None:
-            raise Refused(fault)
+        await require_partition(client, self._topic, 0)
 
     def deleted(self) -> Refused:
         """What to say where the topic was there before."""
@@ -128,9 +122,9 @@ class KafkaDefinitionsLog:
             )
         if isinstance(error, AUTHORIZATION_ERRORS):
             return NotPermitted(
-                f"{what} {self._topic}: {type(error).__name__}: the Kafka user lacks an ACL; grant it with "
-                f"`kafka-acls.sh --add --allow-principal User:NAME --operation Read --operation Write --operation "
-                f"Describe --topic {self._topic} --transactional-id {self._transactional_id}`"
+                f"{what} {self._topic}: {type(error).__name__}: the Kafka user lacks an ACL",
+                "--operation Read --operation Write --operation Describe "
+                f"--topic {self._topic} --transactional-id {self._transactional_id}",
             )
         return Unreachable(self._connection.bootstrap_servers, f"{what} {self._topic} ({error!r})", REQUEST_TIMEOUT_MS)
 

@@ -5,6 +5,8 @@ Every message names the thing, the numbers, the likely cause and what mends it.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 
 class StreamsError(Exception):
     """The base of every error this package raises on purpose."""
@@ -37,7 +39,16 @@ class Refused(StreamsError):
 
 
 class NotPermitted(StreamsError):
-    """The user of this worker lacks an ACL; the message has the line that grants it."""
+    """The Kafka user lacks an ACL; `acl` are the arguments that name it to the command that grants it."""
+
+    def __init__(self, denied: str, acl: str) -> None:
+        super().__init__(f"{denied}; grant it with `kafka-acls.sh --add --allow-principal User:NAME {acl}`")
+
+
+def may_not_read(topics: Collection[str]) -> NotPermitted:
+    """What to raise where the ACL to read these topics is lacking."""
+    acl = " ".join(["--operation Read --operation Describe", *(f"--topic {topic}" for topic in topics)])
+    return NotPermitted(f"this Kafka user may not read {', '.join(topics)}", acl)
 
 
 class Fenced(StreamsError):

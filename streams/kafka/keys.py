@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import zlib
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from time import monotonic
 from typing import TypeAlias
 
 import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka import errors as kafka
 from aiokafka.partitioner import murmur2
 
-from streams.kafka.errors import NotPermitted, Refused, Unreachable
+from streams.kafka.errors import Refused
+from streams.kafka.reading import explained, is_before, open_consumer, read_from
 from streams.kafka.security import Connection
 from streams.kafka.topics import describe_topics
 
 TIMEOUT_MS = 30_000
 POLL_MS = 50
-STOP_TIMEOUT_S = 5.0
 NAMED_CUSTOMERS = 20  # in a report; the counts are of all
 
 Sighting: TypeAlias = tuple[str, int, bytes]  # topic, partition, key
@@ -93,11 +91,12 @@ async def find_split_customers(
     if missing:
         raise Refused(f"there is no topic {', '.join(missing)}; make it with `rollcall topics create`")
     seen: set[Sighting] = set()
-    for topic in topics:
-        places = [TopicPartition(topic, partition) for partition in range(found[topic].partitions)]
-        # A consumer of its own: aiokafka's do not always end once they were assigned twice.
-        async with _reader(connection, topics, timeout_ms) as consumer:
-            seen |= await _sampled_keys(consumer, places, max(1, sample // len(places)), timeout_ms)
+    with explained(connection, "sampling keys", topics, timeout_ms):
+        for topic in topics:
+            places = [TopicPartition(topic, partition) for partition in range(found[topic].partitions)]
+            # A consumer of its own: aiokafka's do not always end once they were assigned twice.
+            async with _consumer(connection, timeout_ms) as consumer:
+                seen |= await _sampled_keys(consumer, places, max(1, sample // len(places)), timeout_ms)
     counts = {topic: found[topic].partitions for topic in topics}
     return _split_report(seen, counts)
 
@@ -127,12 +126,10 @@ async def _sampled_keys(
     starts, ends = await consumer.beginning_offsets(places), await consumer.end_offsets(places)
     if starts == ends:
         return set()  # aiokafka's consumer must not be stopped in the turn in which it was assigned
-    consumer.assign(places)
-    for place in places:
-        consumer.seek(place, max(starts[place], ends[place] - wanted))
+    read_from(consumer, {place: max(starts[place], ends[place] - wanted) for place in places})
     seen: set[Sighting] = set()
     deadline = monotonic() + timeout_ms / 1000
-    while any([await consumer.position(place) < ends[place] for place in places]):
+    while await is_before(consumer, ends):
         if monotonic() > deadline:
             raise Refused(f"topic {places[0].topic}: reading {wanted} records a partition took over {timeout_ms} ms")
         for place, records in (await consumer.getmany(timeout_ms=POLL_MS)).items():
@@ -140,27 +137,6 @@ async def _sampled_keys(
     return seen
 
 
-@asynccontextmanager
-async def _reader(connection: Connection, topics: Sequence[str], timeout_ms: int) -> AsyncIterator[AIOKafkaConsumer]:
+def _consumer(connection: Connection, timeout_ms: int) -> AbstractAsyncContextManager[AIOKafkaConsumer]:
     # Uncommitted: an open transaction is no reason to wait, and its keys say as much as others.
-    consumer = AIOKafkaConsumer(
-        **connection.arguments(),
-        isolation_level="read_uncommitted",
-        auto_offset_reset="earliest",
-        enable_auto_commit=False,
-        request_timeout_ms=timeout_ms,
-    )
-    try:
-        await consumer.start()
-        yield consumer
-    except kafka.TopicAuthorizationFailedError as error:
-        raise NotPermitted(
-            f"this Kafka user may not read the input topics; grant it with `kafka-acls.sh --add --allow-principal "
-            f"User:NAME --operation Read --operation Describe {' '.join(f'--topic {topic}' for topic in topics)}`"
-        ) from error
-    except (kafka.KafkaError, TimeoutError) as error:
-        raise Unreachable(connection.bootstrap_servers, f"sampling keys ({error!r})", timeout_ms) from error
-    finally:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(STOP_TIMEOUT_S):
-                await consumer.stop()
+    return open_consumer(connection, "read_uncommitted", auto_offset_reset="earliest", request_timeout_ms=timeout_ms)

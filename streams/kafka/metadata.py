@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from streams.kafka.errors import Refused
+
 ATTEMPTS = 4
 PAUSE_S = 0.1
 
@@ -21,6 +23,15 @@ async def partitions_of(client: Any, topic: str, wanted: int) -> set[int]:
         await asyncio.sleep(PAUSE_S if attempt else 0)
         await (client.force_metadata_update() if known else client.add_topic(topic))
     return client.cluster.partitions_for_topic(topic) or set()
+
+
+async def require_partition(client: Any, topic: str, partition: int) -> set[int]:
+    """The topic's partitions. Raises Refused where this one is not among them."""
+    known = await partitions_of(client, topic, partition)
+    fault = missing_partition(topic, partition, known)
+    if fault is not None:
+        raise Refused(fault)
+    return known
 
 
 def missing_partition(topic: str, partition: int, known: set[int]) -> str | None:

@@ -10,7 +10,8 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import CompactArray, Int16, Int32, Int64
 
-from streams.kafka.errors import NotPermitted, Refused, Unreachable
+from streams.kafka.admin import open_admin
+from streams.kafka.errors import Refused, may_not_read
 from streams.kafka.security import Connection
 from streams.kafka.wire import STRING, message, table
 
@@ -112,22 +113,17 @@ async def open_writers(
     read the topic and to describe the transactional ids: ids it may not describe are left out. Raises Unreachable,
     NotPermitted or Refused.
     """
-    admin = AIOKafkaAdminClient(**connection.arguments(), request_timeout_ms=timeout_ms)
-    try:
-        async with asyncio.timeout(timeout_ms / 1000):
-            await admin.start()
+    what = f"describing producers of {topic}"
+    async with open_admin(connection, timeout_ms, what) as admin, asyncio.timeout(timeout_ms / 1000):
+        try:
             cluster = await admin.describe_cluster()
             producer_ids = await _open_producer_ids(admin, topic, partition)
             if not producer_ids:
                 return []
             request = ListTransactionsRequest(producer_ids)
             answers = [await admin._send_request(request, broker["node_id"]) for broker in cluster["brokers"]]
-    except (kafka.KafkaConnectionError, kafka.NodeNotReadyError, kafka.RequestTimedOutError, TimeoutError) as error:
-        raise Unreachable(connection.bootstrap_servers, f"describing producers of {topic}", timeout_ms) from error
-    except (kafka.IncompatibleBrokerVersion, NotImplementedError) as error:
-        raise Refused(f"the broker cannot tell who writes to {topic}-{partition}; that needs Kafka 3.0") from error
-    finally:
-        await admin.close()
+        except (kafka.IncompatibleBrokerVersion, NotImplementedError) as error:
+            raise Refused(f"the broker cannot tell who writes to {topic}-{partition}; that needs Kafka 3.0") from error
     for answer in answers:
         if answer.error_code:  # a coordinator that is still loading, most likely
             raise Refused(f"listing transactions: {kafka.for_code(answer.error_code).__name__}; try again in a moment")
@@ -139,10 +135,7 @@ async def _open_producer_ids(admin: AIOKafkaAdminClient, topic: str, partition: 
     answer: Any = await admin._send_request(DescribeProducersRequest(topic, partition), leader)
     ((_, ((_, code, message, producers, _),), _),) = answer.topics
     if code == kafka.TopicAuthorizationFailedError.errno:
-        raise NotPermitted(
-            f"topic {topic}: this worker's Kafka user may not read it; grant it with `kafka-acls.sh --add "
-            f"--allow-principal User:NAME --operation Read --topic {topic}`"
-        )
+        raise may_not_read([topic])
     if code:
         raise Refused(f"{topic}-{partition}: {kafka.for_code(code).__name__}: {message or 'no reason given'}")
     return [producer_id for producer_id, *_, start, _ in producers if start != NONE_OPEN]

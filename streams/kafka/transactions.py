@@ -376,7 +376,4 @@ def _not_permitted(error: BaseException) -> NotPermitted:
         acl = f"--operation Write --operation Describe --transactional-id {names}"
     else:
         acl = "--operation IdempotentWrite --cluster"
-    return NotPermitted(
-        f"{type(error).__name__} for {names}: this worker's Kafka user lacks an ACL; grant it with "
-        f"`kafka-acls.sh --add --allow-principal User:NAME {acl}`"
-    )
+    return NotPermitted(f"{type(error).__name__} for {names}: this worker's Kafka user lacks an ACL", acl)

@@ -30,6 +30,7 @@ from streams.kafka.definitions_topic import KafkaDefinitionsLog
 from streams.kafka.security import Connection
 from streams.memory import tune_memory
 from streams.segments_commands import apply_segments
+from streams.wall_time import wall_time_ms
 from tests.bench.documents import write_documents
 from tests.bench.events import events, sent
 from tests.bench.live import ChangesReader, Visible, pause, summarised
@@ -184,7 +185,7 @@ class Live:
                 "customer_id": customer,
                 "properties": {"screen": "x"},
             }
-            fields["time"] = time.time_ns() // 1_000_000
+            fields["time"] = wall_time_ms()
             producer.produce(self._stage.topics[0], encode(fields), customer, number % PARTITIONS)
             producer.poll(0)
             self._sent = number + 1

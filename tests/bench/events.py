@@ -10,11 +10,11 @@ from typing import Any
 
 import orjson
 
-from conditions.times import format_time, parse_time
+from conditions.times import DAY_MS, format_time, parse_time
 from tests.kafka.workers import Sent
 
 CUSTOMERS = 20_000
-SPAN_MS = 60 * 86_400_000
+SPAN_MS = 60 * DAY_MS
 START_MS = 1_760_000_000_000
 
 

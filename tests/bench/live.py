@@ -16,6 +16,7 @@ from confluent_kafka import Consumer, TopicPartition
 from conditions.changes import Change
 from conditions.times import parse_time
 from connectors.changes import decode_change
+from streams.wall_time import wall_time_ms
 from tests.bench.events import event, sent
 from tests.bench.machine import cpu_seconds
 from tests.kafka.workers import Sent, Stage, WorkerProcess, closing, until
@@ -132,7 +133,7 @@ def feed(stage: Stage, seconds: float, seed: int, rate: int = RATE) -> float:
             while (wait_s := began + number / rate - time.monotonic()) > 0:
                 waiting.wait(wait_s)
             late_s = max(late_s, -wait_s)
-            yield sent(stage.topics[0], event(chance, time.time_ns() // 1_000_000))
+            yield sent(stage.topics[0], event(chance, wall_time_ms()))
 
     stage.send(due_events(), stage.producer(**{"linger.ms": 0}))
     return late_s * 1000

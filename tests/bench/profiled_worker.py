@@ -59,6 +59,7 @@ STAGES: dict[tuple[str, str], str] = {
     ("streams/outgoing.py", ""): "encode",
     ("connectors/changes.py", ""): "encode",
     ("connectors/dead_letters.py", ""): "encode",
+    ("streams/kafka/fetching.py", ""): FETCH,
     ("streams/kafka", ""): "transaction",
     ("aiokafka", ""): "transaction",
     ("state/rocksdb_store.py", ""): "RocksDB",

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 
+from conditions.changes import Change
 from conditions.definitions import Definitions, compile_definitions
 from conditions.events import Event, Rejected
 from connectors.changes import change_lines
@@ -24,7 +25,7 @@ from connectors.segment_files import load_segments
 from state.engine import Batch, PartitionEngine
 from state.rocksdb_store import RocksdbStore
 from streams.memory import collect_garbage, tune_memory
-from streams.replay import CHUNK_BYTES, MOST_DEADLINES
+from streams.replay import CHUNK_BYTES, MOST_DEADLINES, Reach
 
 Records = list[Event | Rejected]
 
@@ -63,21 +64,31 @@ def _replay(
     engine: PartitionEngine, definitions: Definitions, watch: Stopwatch, stream: BinaryIO, output: BinaryIO
 ) -> int:
     slices = read_batches(stream, chunk_bytes=CHUNK_BYTES)
-    batch = engine.begin()
+    reach, batch = Reach(engine), None
     total = 0
     while records := watch.timed("decode", _decoded, slices):
         total += len(records)
         watch.timed("match", _match, definitions, records)
         while records:
+            batch = batch or watch.timed("fold", reach.begin, records)
             taken = watch.timed("fold", batch.take, records, 0)
-            watch.timed("write", _write, output, batch)
-            records = records[taken:]
-            if records or batch.is_full:
-                watch.timed("write", _commit, engine, batch)
-                batch = engine.begin()
+            watch.timed("write", _write, output, batch.outcome()[0])
+            if taken < len(records) or batch.is_full:
+                watch.timed("write", _commit, engine, reach, batch)
+                batch = None
+            records = records[taken or _after_wave(engine, watch, output, records) :]
         watch.timed("fold", collect_garbage)
-    watch.timed("write", _commit, engine, batch)
+    if batch is not None:
+        watch.timed("write", _commit, engine, reach, batch)
     return total
+
+
+def _after_wave(engine: PartitionEngine, watch: Stopwatch, output: BinaryIO, records: Records) -> int:
+    """Fire what a batch holds of the deadlines that stand before the first record; how many records came after."""
+    result = watch.timed("fold", engine.run, records, 0)
+    watch.timed("write", _write, output, result.changes)
+    watch.timed("write", engine.commit)
+    return int(result.consumed)
 
 
 def _decoded(slices: Iterator[LineBatch]) -> Records:
@@ -86,8 +97,8 @@ def _decoded(slices: Iterator[LineBatch]) -> Records:
     return decode_lines(lines.lines, lines.offsets) if lines else []
 
 
-def _write(output: BinaryIO, batch: Batch) -> None:
-    output.write(change_lines(batch.outcome()[0]))
+def _write(output: BinaryIO, changes: list[Change]) -> None:
+    output.write(change_lines(changes))
 
 
 def _match(definitions: Definitions, records: Records) -> None:
@@ -99,8 +110,8 @@ def _match(definitions: Definitions, records: Records) -> None:
                 index.match(event)
 
 
-def _commit(engine: PartitionEngine, batch: Batch) -> None:
-    engine.finish(batch)
+def _commit(engine: PartitionEngine, reach: Reach, batch: Batch) -> None:
+    reach.finish(batch)
     engine.commit()
 
 

@@ -12,6 +12,7 @@ import orjson
 
 from conditions.times import DAY_MS, format_time, parse_time
 from deploy.kafka.broker import Broker
+from streams.wall_time import wall_time_ms
 from tests.bench.live import RATE, WARM_UP_S, ChangesReader, Visible, feed, summarised
 from tests.bench.machine import cpu_seconds, say
 from tests.bench.stages import PATIENCE_S, new_stage
@@ -49,7 +50,7 @@ def measure_wave(stage: Stage, customers: int, rate: int, before_s: int, after_s
     worker = stage.start("worker")
     worker.wait_ready()
     with ChangesReader(stage) as reader:
-        instant_ms = time.time_ns() // 1_000_000 + int((10 + before_s + customers * SECONDS_A_CUSTOMER) * 1000)
+        instant_ms = wall_time_ms() + int((10 + before_s + customers * SECONDS_A_CUSTOMER) * 1000)
         stage.send(visits(stage.topics[0], customers, instant_ms - WINDOW_MS))
         until(lambda: len(reader) >= customers, "every customer of the wave has entered", PATIENCE_S)
         feed(stage, WARM_UP_S, seed=1, rate=rate)
@@ -81,7 +82,7 @@ def measure_wave(stage: Stage, customers: int, rate: int, before_s: int, after_s
 
 def visits(topic: str, customers: int, time_ms: int) -> Iterator[Sent]:
     """A visit of each, of long ago though it arrives now."""
-    now_ms = time.time_ns() // 1_000_000
+    now_ms = wall_time_ms()
     for number in range(customers):
         customer = f"w{number}"
         fields = {

@@ -26,10 +26,10 @@ from conditions.amounts import (
 from conditions.events import Event, Order
 from conditions.features import FOREVER, EventSet, Predicate, SumAtom, SumFeature, Summaries
 from conditions.kinds import order_total_micros
+from conditions.times import DAY_MS
 
 MOST_STEPS = 2_500  # of the interpreter; a look at each of the orders would take more than ORDERS
 ORDERS = 100_000
-DAY_MS = 86_400_000
 
 
 class Plain:

@@ -738,6 +738,12 @@ def test_a_record_that_the_quick_reading_fails_on_is_read_with_care(monkeypatch:
     assert event.properties == {"a": 1}
 
 
+@pytest.mark.parametrize("name", ["", "encoded", "value"])
+@pytest.mark.parametrize("value", ["aGVsbG8=", "no base64", 5, None])
+def test_a_member_that_events_do_not_have_changes_nothing_whatever_its_name(name: str, value: Any) -> None:
+    assert decoded(record(properties={"a": 1}) | {name: value}).read_properties() == {"a": 1}
+
+
 def test_want_of_memory_says_nothing_of_the_record_and_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(json_events, "load_json", FailingReader(MemoryError()))
     with pytest.raises(MemoryError):

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import pytest
 
 from conditions.changes import Change
-from conditions.times import format_time
+from conditions.times import DAY_MS, format_time
 from connectors.changes import encode_change
-from state.activity import DAY_MS, LAST_DAY, Activity
+from state.activity import LAST_DAY, Activity
 from streams import changes_reader
 from streams.changes_reader import ChangesReader
 from streams.kafka.fencing import TransactionalProducer
 from streams.kafka.security import Connection
+from streams.wall_time import wall_time_ms
 from tests.kafka.conftest import NewTopic, OpenTransaction
 
 pytestmark = pytest.mark.kafka
@@ -32,20 +32,36 @@ def change(sequence: int) -> Change:
     return Change(f"id{sequence}", kind, "a", "A", 1, "anna", sequence, at, at, None, "deadline", None, [])
 
 
-async def write(producer: TransactionalProducer, topic: str, first: int, last: int) -> None:
-    """These changes in transactions of several sizes, with some in between that are aborted."""
-    chance = random.Random(first)
-    sequence = first
-    while sequence <= last:
-        await producer.begin_transaction()
-        end = min(sequence + chance.randint(1, 25), last + 1)
-        for number in range(sequence, end):
-            await producer.send_and_wait(topic, encode_change(change(number)), partition=0)
-        if chance.random() < 0.2:
-            await producer.abort_transaction()
-        else:
-            await producer.commit_transaction()
-            sequence = end
+class Log(NamedTuple):
+    """A changes topic and its writer."""
+
+    topic: str
+    producer: TransactionalProducer
+
+    async def write(self, first: int, last: int) -> None:
+        """These changes in transactions of several sizes, with some in between that are aborted."""
+        chance = random.Random(first)
+        sequence = first
+        while sequence <= last:
+            await self.producer.begin_transaction()
+            end = min(sequence + chance.randint(1, 25), last + 1)
+            for number in range(sequence, end):
+                await self.producer.send_and_wait(self.topic, encode_change(change(number)), partition=0)
+            if chance.random() < 0.2:
+                await self.producer.abort_transaction()
+            else:
+                await self.producer.commit_transaction()
+                sequence = end
+
+
+@pytest.fixture
+async def changes_log(new_topic: NewTopic, open_transaction: OpenTransaction, monkeypatch: pytest.MonkeyPatch) -> Log:
+    """An empty one, of which so little is a slice that several are read."""
+    monkeypatch.setattr(changes_reader, "SLICE_OFFSETS", SLICE)
+    topic = await new_topic("changes", retention_ms="-1")
+    producer = await open_transaction(topic, topic)
+    await producer.abort_transaction()
+    return Log(topic, producer)
 
 
 class Taken:
@@ -64,20 +80,13 @@ class Taken:
 
 
 async def test_slices_come_newest_first_and_hold_each_committed_change_once(
-    connection: Connection,
-    new_topic: NewTopic,
-    open_transaction: OpenTransaction,
-    monkeypatch: pytest.MonkeyPatch,
+    connection: Connection, changes_log: Log
 ) -> None:
-    monkeypatch.setattr(changes_reader, "SLICE_OFFSETS", SLICE)
-    topic = await new_topic("changes", retention_ms="-1")
-    producer = await open_transaction(topic, topic)
-    await producer.abort_transaction()
-    await write(producer, topic, 1, CHANGES - 100)
-    between_ms = time.time_ns() // 1_000_000
-    await write(producer, topic, CHANGES - 99, CHANGES)
+    await changes_log.write(1, CHANGES - 100)
+    between_ms = wall_time_ms()
+    await changes_log.write(CHANGES - 99, CHANGES)
 
-    taken = Taken()
+    topic, taken = changes_log.topic, Taken()
     await ChangesReader(topic, 0, connection).read_backwards(0, taken)
     assert taken.sequences == list(range(1, CHANGES + 1))
     assert len(taken.slices) > CHANGES // SLICE
@@ -94,18 +103,9 @@ async def test_slices_come_newest_first_and_hold_each_committed_change_once(
     assert newest.slices == taken.slices[:1]
 
 
-async def test_a_reader_goes_on_below_what_it_has_handed_over(
-    connection: Connection,
-    new_topic: NewTopic,
-    open_transaction: OpenTransaction,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(changes_reader, "SLICE_OFFSETS", SLICE)
-    topic = await new_topic("changes", retention_ms="-1")
-    producer = await open_transaction(topic, topic)
-    await producer.abort_transaction()
-    await write(producer, topic, 1, CHANGES)
-    activity = Activity(CHANGES, NOW_MS)
+async def test_a_reader_goes_on_below_what_it_has_handed_over(connection: Connection, changes_log: Log) -> None:
+    await changes_log.write(1, CHANGES)
+    topic, activity = changes_log.topic, Activity(CHANGES, NOW_MS)
     await ChangesReader(topic, 0, connection).read_backwards(0, activity.read_back)
     assert activity.counted_from_ms is None
     assert activity.total("a", LAST_DAY, NOW_MS) == (CHANGES - CHANGES // 3, CHANGES // 3)

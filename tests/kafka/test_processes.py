@@ -10,11 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.kafka.workers import Feed, NewStage, WorkerProcess, until
+from tests.kafka.workers import Feed, NewStage, Stage, WorkerProcess, until
 
 pytestmark = pytest.mark.kafka
 
 PROCESSES = 2
+
+
+def started(new_stage: NewStage, seed: int) -> tuple[Stage, Feed, WorkerProcess]:
+    """A stage, a feed of nothing yet, and the command, all of whose processes are ready."""
+    stage = new_stage(batch_records="100", processes=str(PROCESSES))
+    worker = stage.start("worker")
+    wait_ready(worker)
+    return stage, Feed(stage.topics, seed=seed), worker
 
 
 def wait_ready(worker: WorkerProcess) -> None:
@@ -72,10 +80,7 @@ def test_two_processes_share_the_partitions_and_end_in_order(new_stage: NewStage
 
 
 def test_a_second_life_finds_the_state_and_the_transactional_ids_of_the_first(new_stage: NewStage) -> None:
-    stage = new_stage(processes=str(PROCESSES))
-    feed = Feed(stage.topics, seed=42)
-    worker = stage.start("worker")
-    wait_ready(worker)
+    stage, feed, worker = started(new_stage, seed=42)
     stage.send(feed.records(1_000))
     stage.wait_applied()
     assert worker.stop() == 0, worker.log_tail()
@@ -91,10 +96,7 @@ def test_a_second_life_finds_the_state_and_the_transactional_ids_of_the_first(ne
 
 
 def test_a_process_that_is_killed_ends_the_others_and_its_exit_code_is_told(new_stage: NewStage) -> None:
-    stage = new_stage(batch_records="100", processes=str(PROCESSES))
-    feed = Feed(stage.topics, seed=43)
-    worker = stage.start("worker")
-    wait_ready(worker)
+    stage, feed, worker = started(new_stage, seed=43)
     stage.send(feed.records(3_000))
     children = pids(worker)
     subprocess.run(["kill", "-9", str(children[1])], check=True)
@@ -112,10 +114,7 @@ def test_a_process_that_is_killed_ends_the_others_and_its_exit_code_is_told(new_
 
 
 def test_no_process_outlives_a_command_that_is_killed(new_stage: NewStage) -> None:
-    stage = new_stage(batch_records="100", processes=str(PROCESSES))
-    feed = Feed(stage.topics, seed=44)
-    worker = stage.start("worker")
-    wait_ready(worker)
+    stage, feed, worker = started(new_stage, seed=44)
     stage.send(feed.records(3_000))
     children = pids(worker)
     worker.kill()

@@ -12,17 +12,8 @@ from confluent_kafka import Producer
 from streams.kafka.errors import Refused, Unreachable
 from streams.kafka.keys import crc32_partition, find_split_customers, murmur2_partition
 from streams.kafka.security import Connection
-from streams.kafka.topics import (
-    Output,
-    Problem,
-    Severity,
-    Topic,
-    TopicSpec,
-    TopicsReport,
-    describe_topics,
-    ensure_topics,
-    find_problems,
-)
+from streams.kafka.topics import Topic, TopicSpec, TopicsReport, describe_topics, ensure_topics
+from streams.topic_problems import Output, Problem, Severity, find_problems
 from tests.kafka.conftest import PATIENCE_S, NewTopic
 from tests.kafka.workers import Feed, NewStage
 
@@ -119,29 +110,6 @@ async def problems_of(
     return find_problems(inputs, outputs, topics, batch_bytes)
 
 
-@pytest.mark.parametrize(
-    ("found", "cause"), [(4, "partitions were probably added"), (1, "it was probably deleted and made anew with fewer")]
-)
-def test_inputs_with_another_number_than_the_state_was_made_with_are_the_fault_and_nothing_else_is(
-    found: int, cause: str
-) -> None:
-    topics = {"same": Topic("same", 2, 1, {}), "other": Topic("other", found, 1, {}), "out": Topic("out", 2, 1, {})}
-    [problem] = find_problems(["same", "other"], [Output("out")], topics, 1_000_000, made_with=2)
-    assert (problem.code, problem.severity, problem.topic) == ("repartitioned", Severity.ERROR, "other")
-    assert f"topic other has {found} partitions, and had 2 when" in problem.message
-    assert cause in problem.message
-    both = topics | {"same": Topic("same", found, 1, {})}
-    problems = find_problems(["same", "other"], [Output("out")], both, 1_000_000, made_with=2)
-    assert [each.topic for each in problems] == ["same", "other"]
-
-
-def test_an_input_that_is_gone_is_not_to_be_made_anew_without_a_thought() -> None:
-    for made_with, is_warned in ((0, False), (2, True)):
-        [problem] = find_problems(["gone"], [], {}, 1_000_000, made_with=made_with)
-        assert problem.code == "missing"
-        assert ("If it was deleted" in problem.message) is is_warned
-
-
 def test_making_topics_that_exist_with_another_number_of_partitions_fails_and_says_so(new_stage: NewStage) -> None:
     stage = new_stage(partitions=2)
     stage.delete_topics(stage.changes_topic)
@@ -152,23 +120,6 @@ def test_making_topics_that_exist_with_another_number_of_partitions_fails_and_sa
     assert stage.changes_topic not in done.stderr
     assert stage.definitions_topic not in done.stderr
     assert "--partitions 3" in done.stderr
-
-
-def test_compaction_with_deletion_is_not_enough() -> None:
-    topics = {"state": Topic("state", 1, 1, {"cleanup.policy": "compact,delete"})}
-    problems: list[Problem] = find_problems([], [Output("state", compacted=True)], topics, 1_000_000)
-    assert [each.code for each in problems] == ["not_compacted"]
-
-
-def test_more_processes_than_partitions_are_warned_of() -> None:
-    topics = {"few": Topic("few", 2, 1, {}), "many": Topic("many", 3, 1, {})}
-    assert find_problems(["few"], [], topics, 1_000_000, processes=2) == []
-    [problem] = find_problems(["few"], [], topics, 1_000_000, processes=5)
-    assert (problem.code, problem.severity, problem.topic) == ("idle_processes", Severity.WARNING, "few")
-    assert problem.message == (
-        "5 processes share the 2 partitions of few, so at least 3 of them have nothing to do: "
-        "set --processes 2 or fewer"
-    )
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pytest
 
 from conditions.times import parse_time
 from deploy.kafka.broker import Broker
+from streams.wall_time import wall_time_ms
 from tests.kafka.workers import NewStage, Stage, WorkerProcess, until, visit
 
 pytestmark = pytest.mark.kafka
@@ -18,10 +18,6 @@ SEGMENTS = """
 segments:
   - {id: here, name: Here, conditions: [{kind: page_visit, within: 4s}]}
 """
-
-
-def now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 def wall_stage(new_stage: NewStage, topics: int = 1) -> tuple[Stage, WorkerProcess]:
@@ -46,44 +42,44 @@ def wait_left(stage: Stage, customer: str) -> None:
 
 
 def wait_past(instant_ms: int) -> None:
-    until(lambda: now_ms() > instant_ms, "time passes")
+    until(lambda: wall_time_ms() > instant_ms, "time passes")
 
 
 def test_a_customer_leaves_at_the_exact_instant_without_an_event(new_stage: NewStage) -> None:
     stage, _ = wall_stage(new_stage)
-    at_ms = now_ms()
+    at_ms = wall_time_ms()
     stage.send([visit(stage.topics[0], "c1", "one", at_ms)])
     wait_left(stage, "c1")
-    assert now_ms() < at_ms + WINDOW_MS + 20_000
+    assert wall_time_ms() < at_ms + WINDOW_MS + 20_000
     assert changes_of(stage, "c1") == [("entered", at_ms, "event"), ("left", at_ms + WINDOW_MS, "deadline")]
 
 
 def test_a_record_from_the_future_does_not_drag_time_along(new_stage: NewStage) -> None:
     stage, _ = wall_stage(new_stage)
-    at_ms = now_ms()
+    at_ms = wall_time_ms()
     stage.send([visit(stage.topics[0], "c1", "one", at_ms), visit(stage.topics[0], "ahead", "two", at_ms + 3_600_000)])
     wait_left(stage, "c1")
-    assert now_ms() >= at_ms + WINDOW_MS, "it left before its time"
+    assert wall_time_ms() >= at_ms + WINDOW_MS, "it left before its time"
     assert changes_of(stage, "c1") == [("entered", at_ms, "event"), ("left", at_ms + WINDOW_MS, "deadline")]
     [(kind, entered_ms, _), *_] = changes_of(stage, "ahead")
     assert kind == "entered"
-    assert entered_ms <= now_ms()
+    assert entered_ms <= wall_time_ms()
 
 
 def test_a_stopped_worker_does_not_miss_what_came_meanwhile(new_stage: NewStage, broker: Broker) -> None:
     stage, worker = wall_stage(new_stage)
-    first_ms = now_ms()
+    first_ms = wall_time_ms()
     stage.send([visit(stage.topics[0], "c1", "one", first_ms)])
     stage.wait_applied()
     worker.freeze()
-    wait_past(now_ms() + 1_000)  # the answer to its last request, "nothing new", now waits in its socket
-    renewed_ms = now_ms()
+    wait_past(wall_time_ms() + 1_000)  # the answer to its last request, "nothing new", now waits in its socket
+    renewed_ms = wall_time_ms()
     stage.send([visit(stage.topics[0], "c1", "two", renewed_ms)])
     wait_past(first_ms + WINDOW_MS + 3_000)
     broker.pause()
     try:
         worker.thaw()
-        wait_past(now_ms() + 1_500)  # that answer is all it has
+        wait_past(wall_time_ms() + 1_500)  # that answer is all it has
     finally:
         broker.resume()
     wait_left(stage, "c1")
@@ -92,14 +88,14 @@ def test_a_stopped_worker_does_not_miss_what_came_meanwhile(new_stage: NewStage,
 
 def test_a_stalled_broker_does_not_let_time_pass(new_stage: NewStage, broker: Broker) -> None:
     stage, _ = wall_stage(new_stage)
-    first_ms = now_ms()
+    first_ms = wall_time_ms()
     stage.send([visit(stage.topics[0], "c1", "one", first_ms)])
     stage.wait_applied()
     producer = stage.producer()
     producer.list_topics(timeout=10)
     broker.pause()
     try:
-        renewed_ms = now_ms()
+        renewed_ms = wall_time_ms()
         renewal = visit(stage.topics[0], "c1", "two", renewed_ms)
         producer.produce(renewal.topic, renewal.value, renewal.key, 0, timestamp=renewal.timestamp_ms)
         wait_past(first_ms + WINDOW_MS + 3_000)
@@ -112,12 +108,12 @@ def test_a_stalled_broker_does_not_let_time_pass(new_stage: NewStage, broker: Br
 
 def test_a_topic_that_is_not_read_to_its_end_holds_time_back(new_stage: NewStage) -> None:
     stage, _ = wall_stage(new_stage, topics=2)
-    first_ms = now_ms()
+    first_ms = wall_time_ms()
     stage.send([visit(stage.topics[0], "c1", "one", first_ms)])
     producer = stage.producer(**{"transactional.id": f"{stage.app_id}-feeder"})
     producer.init_transactions(30)
     producer.begin_transaction()
-    renewed_ms = now_ms()
+    renewed_ms = wall_time_ms()
     stage.send([visit(stage.topics[1], "c1", "two", renewed_ms)], producer)
     wait_past(first_ms + WINDOW_MS + 3_000)
     assert [kind for kind, _, _ in changes_of(stage, "c1")] in ([], ["entered"])

@@ -27,6 +27,7 @@ from confluent_kafka.cimpl import NewPartitions, NewTopic
 
 from conditions.definitions import compile_definitions
 from conditions.events import Event, Rejected
+from conditions.times import HOUR_MS
 from connectors.changes import decode_change, encode_change
 from connectors.json_events import decode_record
 from connectors.segment_files import load_segments
@@ -45,9 +46,6 @@ WAITING_METRIC = "rollcall_definitions_waiting{"
 REPLAY_BATCH = 1000
 LATEST_MS = (1 << 62) - 1
 
-MINUTE_MS = 60_000
-HOUR_MS = 60 * MINUTE_MS
-DAY_MS = 24 * HOUR_MS
 START_MS = 1_760_000_000_000
 
 SEGMENTS = """

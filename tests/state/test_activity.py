@@ -9,9 +9,9 @@ from typing import Literal
 import pytest
 
 from conditions.changes import Change
-from conditions.times import format_time, parse_time
+from conditions.times import DAY_MS, HOUR_MS, MINUTE_MS, format_time, parse_time
 from state import activity as module
-from state.activity import DAY_MS, HOUR_MS, LAST_DAY, LAST_HOUR, MINUTE_MS, Activity, Window
+from state.activity import LAST_DAY, LAST_HOUR, Activity, Window
 
 NOW_MS = 1_790_000_000_000
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from conditions.segments import SegmentCompiler
-from state.activity import DAY_MS, LAST_DAY, LAST_HOUR, Activity
+from conditions.times import DAY_MS
+from state.activity import LAST_DAY, LAST_HOUR, Activity
 from state.customers import decode_customer, is_spill
 from state.engine import BatchResult
 from state.live_engine import LiveEngine

@@ -5,10 +5,10 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conditions.times import HOUR_MS
 from state.customers import NEVER_MS, Customer
 from state.wave import Wave
 
-HOUR_MS = 3_600_000
 instants = st.integers(0, 40 * HOUR_MS)
 steps = st.lists(st.tuples(st.sampled_from(("add", "pop")), instants, st.integers(0, 3)), max_size=80)
 

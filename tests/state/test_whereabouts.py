@@ -13,12 +13,12 @@ from conditions.documents import parse_segments
 from conditions.events import Event, Rejected
 from conditions.features import CountFeature
 from conditions.index import PredicateIndex
+from conditions.times import HOUR_MS
 from connectors.json_events import decode_lines, decode_records
 from state.engine import PartitionEngine
 from state.memory_store import MemoryStore
 from tests.streams.test_partition import visit_of
 
-HOUR_MS = 3_600_000
 START_MS = 1_760_000_000_000
 DOCUMENT = {"segments": [{"id": "s", "name": "s", "conditions": [{"kind": "page_visit", "within": "1h"}]}]}
 CUSTOMERS = ("anna", "bert", "carl\n", "dora")

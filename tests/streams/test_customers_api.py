@@ -13,7 +13,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from conditions.documents import SegmentDocument, parse_segment
-from conditions.times import format_time
+from conditions.times import DAY_MS, format_time
 from connectors.json_events import decode_lines
 from streams.customers_api import _known, _page, routes
 from streams.kafka.keys import crc32_partition, murmur2_partition
@@ -21,7 +21,6 @@ from tests.streams.owned import Owned, OwnedPartition
 
 Client = TestClient[web.Request, web.Application]
 NOW_MS = 1_790_000_000_000
-DAY_MS = 86_400_000
 
 
 def segment(segment_id: str, version: int = 1, **condition: Any) -> SegmentDocument:

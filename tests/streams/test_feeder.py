@@ -10,10 +10,10 @@ import orjson
 import pytest
 
 from conditions.events import Event
+from conditions.times import HOUR_MS
 from connectors.json_events import decode_line, decode_record
-from streams.feeder import FeedError, Pace, Survey, key_of, moved, survey
+from streams.feeder import FeedError, Schedule, Survey, key_of, moved, survey
 
-HOUR_MS = 3_600_000
 START_MS = 1_704_067_200_000  # 2024-01-01T00:00:00Z
 
 
@@ -83,11 +83,11 @@ def test_an_invalid_line_goes_under_the_customer_it_names_as_far_as_it_does(body
     assert key_of(body) == key
 
 
-def test_the_pace_spreads_the_file_over_its_span() -> None:
+def test_the_schedule_spreads_the_file_over_its_span() -> None:
     found = Survey(events=2, first_ms=START_MS, last_ms=START_MS + 10 * HOUR_MS)
-    pace = Pace(found, HOUR_MS / 1000)  # an hour a second
-    assert pace.due_s(START_MS) == 0
-    assert pace.due_s(START_MS + 10 * HOUR_MS) == 10
-    assert pace.record_ms(2.5) == START_MS + 5 * HOUR_MS // 2
-    at_once = Pace(found, None)
+    schedule = Schedule(found, HOUR_MS / 1000)  # an hour a second
+    assert schedule.due_s(START_MS) == 0
+    assert schedule.due_s(START_MS + 10 * HOUR_MS) == 10
+    assert schedule.record_ms(2.5) == START_MS + 5 * HOUR_MS // 2
+    at_once = Schedule(found, None)
     assert at_once.due_s(START_MS + 10 * HOUR_MS) == 0

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from conditions.segments import SegmentCompiler
+from conditions.times import HOUR_MS
 from state.changelog import Position, add_position
 from state.rocksdb_store import RocksdbStore
 from state.store import StateError, WriteSet
@@ -22,6 +23,7 @@ from streams.pace import Pace
 from streams.partition import Partition
 from streams.redefining import Background
 from streams.settings import Settings, load_settings
+from streams.wall_time import wall_time_ms
 
 
 class MovingAside(Opener):
@@ -78,14 +80,13 @@ async def test_a_partition_that_cannot_be_opened_again_reads_no_further(settings
         await reading
 
 
-HOUR_MS = 3_600_000
 END = 70
 
 
 def write_state(store: RocksdbStore, settings: Settings, hours_ago: int) -> None:
     """A customer, as of offset 50 of the changelog so many hours ago."""
     writes = WriteSet(customers=[(b"ada", b"\xff" * 8)])
-    add_position(writes, Position(settings.changelog_topic, 50, opening._now_ms() - hours_ago * HOUR_MS))
+    add_position(writes, Position(settings.changelog_topic, 50, wall_time_ms() - hours_ago * HOUR_MS))
     store.write(writes)
 
 
@@ -134,8 +135,8 @@ async def test_a_copy_that_was_followed_by_a_frozen_worker_is_made_anew(
     opens = Opener(settings, None, Connection("nowhere:9092"), "writer", Metrics())
     await opens.follow(frozenset({0}))
     await until(lambda: END in restored_from)
-    frozen_ms = opening._now_ms() + 13 * HOUR_MS
-    monkeypatch.setattr(opening, "_now_ms", lambda: frozen_ms)
+    frozen_ms = wall_time_ms() + 13 * HOUR_MS
+    monkeypatch.setattr(opening, "wall_time_ms", lambda: frozen_ms)
     seen = len(restored_from)
     await until(lambda: None in restored_from[seen:])
     await opens.close()

@@ -13,6 +13,7 @@ from faust.types import TP
 from conditions.changes import Change
 from conditions.definitions import compile_definitions
 from conditions.segments import SegmentCompiler
+from conditions.times import HOUR_MS
 from connectors.segment_files import load_segments
 from state.rocksdb_store import RocksdbStore
 from streams.buffers import SLICE_RECORDS
@@ -29,7 +30,6 @@ from streams.polling import LogEnd
 from streams.redefining import Background
 from streams.settings import load_settings
 
-HOUR_MS = 3_600_000
 START_MS = 1_760_000_000_000
 TOPIC = "visits"
 

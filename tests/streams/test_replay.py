@@ -17,6 +17,7 @@ from typing import Any
 import orjson
 import pytest
 
+from conditions.times import DAY_MS
 from connectors.segment_files import load_segments
 from state.memory_store import MemoryStore
 from state.store import WriteSet
@@ -29,7 +30,6 @@ segments:
   - {id: sleepers, name: Sleepers, conditions: [{kind: transaction, min: 0, within: 90d, negate: true}]}
 """
 OTHER_SEGMENTS = SEGMENTS.replace("90d", "91d")
-DAY_MS = 86_400_000
 START_MS = 1_704_067_200_000  # 2024-01-01T00:00:00Z
 SMALL_BATCHES = (
     "import state.engine, streams.replay, streams.cli; "

@@ -22,6 +22,7 @@ from streams.definitions_log import MemoryDefinitionsLog
 from streams.segment_views import SegmentViews
 from streams.segments_api import routes
 from streams.settings import load_settings
+from streams.wall_time import wall_time_ms
 from tests.streams.owned import Owned, OwnedPartition
 
 Client = TestClient[web.Request, web.Application]
@@ -129,7 +130,7 @@ async def test_sizes_and_flows_are_summed_over_all_workers(workers: Workers) -> 
         assert (status["unanswered"], status["status"]) == ([], "active")
         assert {each["version"] for each in status["partitions"].values()} == {1}
     # Entered now, and followed as it is committed.
-    now_ms = segment_views._now_ms()
+    now_ms = wall_time_ms()
     partitions[1].apply([event("new", 1, url="https://shop.example/")], now_ms)
     partitions[1].apply([event("p1-0", 2, "customer.delete"), event("p1-1", 3, "customer.delete")], now_ms)
     status = await counted(clients[0])
@@ -177,7 +178,7 @@ async def test_partitions_nobody_tells_of_are_unanswered(workers: Workers) -> No
 
 async def test_flows_are_those_of_the_changes_read_back(workers: Workers) -> None:
     made = partition(0, 0)
-    now_ms = segment_views._now_ms()
+    now_ms = wall_time_ms()
     made.apply(visits(60, "c"), now_ms - 3 * 3_600_000)
     made.apply([event(f"c{each}", 100 + each, "customer.delete") for each in range(0, 60, 6)], now_ms - 60_000)
     [client] = await workers.start((made,))
