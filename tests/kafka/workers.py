@@ -26,13 +26,14 @@ from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, Config
 from confluent_kafka.cimpl import NewPartitions, NewTopic
 
 from conditions.definitions import compile_definitions
+from conditions.documents import SegmentDocument
 from conditions.events import Event, Rejected
 from connectors.changes import decode_change, encode_change
 from connectors.json_events import decode_record
 from connectors.segment_files import load_segments
-from state.changelog import CHECKPOINT_KEY, SHARED_MARK, Checkpoint, read_position
+from state.changelog import CHECKPOINT_KEY, SHARED_MARK, Checkpoint, Position, read_position
 from state.customers import NEVER_MS, is_spill, record_deadline_ms
-from state.engine import PartitionEngine, read_marker
+from state.engine import Marker, PartitionEngine, read_marker
 from state.memory_store import MemoryStore
 from state.parts import END_BYTES, PART_MARK, part_of
 from state.rocksdb_store import RocksdbStore
@@ -70,6 +71,10 @@ segments:
       - {kind: app_screen, screen: cart, within: 30m}
       - {kind: location, location_id: l1, within: 90m}
 """
+
+# msgspec learns a type when it is first used, and a process in which two threads do so at once dies.
+for _type in (SegmentDocument, Checkpoint, Marker, Position):
+    msgspec.msgpack.Decoder(_type)
 
 
 def until(condition: Callable[[], object], what: str, patience_s: float = PATIENCE_S) -> None:
@@ -238,8 +243,9 @@ class WorkerProcess:
         return "\n".join(self.log().splitlines()[-40:])
 
     def events(self, name: str) -> list[dict[str, Any]]:
-        """The log's lines of this event."""
-        lines = [line for line in self.log().splitlines() if line.startswith("{") and f'"{name}"' in line]
+        """The log's lines of this event, as far as they are written to their ends."""
+        whole = self.log().rpartition("\n")[0].split("\n")
+        lines = [line for line in whole if line.startswith("{") and f'"{name}"' in line]
         found = [json.loads(line) for line in lines]
         return [each for each in found if each.get("event") == name]
 
