@@ -1,4 +1,4 @@
-"""How long a worker decides while a transaction waits, and who comes next: without Kafka, on a clock that tests move."""
+"""How long a worker decides while a transaction waits, and who comes next: on a clock that the test moves."""
 
 from __future__ import annotations
 
