@@ -391,10 +391,10 @@ class Stage:
             f"{', '.join(names)} have {count} partitions",
         )
 
-    def delete_records(self, topic: str, before: int) -> None:
-        """Delete those of partition 0 before this offset, as retention does."""
+    def delete_records(self, topic: str, before: int, partition: int = 0) -> None:
+        """Delete those of the partition before this offset, as retention and `kafka-delete-records.sh` do."""
         admin = AdminClient({"bootstrap.servers": self.bootstrap_servers})
-        for future in admin.delete_records([TopicPartition(topic, 0, before)]).values():
+        for future in admin.delete_records([TopicPartition(topic, partition, before)]).values():
             future.result()
 
     # -- workers
