@@ -13,6 +13,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
 from time import monotonic
 from typing import Any, NamedTuple
@@ -42,6 +43,7 @@ from streams.kafka.keys import murmur2_partition
 ROOT = Path(__file__).resolve().parent.parent.parent
 PATIENCE_S = 90.0
 LOOK_EVERY_S = 0.05
+ANSWER_S = 30.0
 WAITING_METRIC = "rollcall_definitions_waiting{"
 REPLAY_BATCH = 1000
 LATEST_MS = (1 << 62) - 1
@@ -255,18 +257,22 @@ class WorkerProcess:
         if not started:
             return 0, ""
         try:
-            with urlopen(f"http://127.0.0.1:{started[-1]['port']}{path}", timeout=5) as answer:
+            with urlopen(f"http://127.0.0.1:{started[-1]['port']}{path}", timeout=ANSWER_S) as answer:
                 return answer.status, answer.read().decode()
         except HTTPError as error:
             with error:
                 return error.code, error.read().decode()
-        except OSError:
+        except (OSError, HTTPException):  # it may end in the midst of an answer
             return 0, ""
 
     def metric(self, name: str) -> float:
         """The sum of a metric over its labels."""
         lines = [line for line in self.get("/metrics")[1].splitlines() if line.startswith((f"{name} ", f"{name}{{"))]
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
+
+    def wait_metric(self, name: str, value: float) -> None:
+        """Until the metric has this value: a batch is counted some time after its offsets are committed."""
+        until(lambda: self.metric(name) == value, f"{name} is {value}")
 
     def is_ready(self) -> bool:
         assert self.alive, f"{self.folder.name} ended with code {self.process.poll()}:\n{self.log_tail()}"

@@ -25,7 +25,7 @@ from streams.settings import load_settings
 from tests.streams.owned import Owned, OwnedPartition
 
 Client = TestClient[web.Request, web.Application]
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 ACTIVE = {"stage": "active", "progress": 1.0, "history_from": None}
 START_MS = 1_700_000_000_000  # long ago
 
