@@ -18,6 +18,7 @@ from collections.abc import Iterable
 
 from xxhash import xxh3_64_digest
 
+from state.memory_store import MemoryStore
 from state.store import Store, WriteSet
 
 KeyValue = tuple[bytes, bytes | None]
@@ -37,6 +38,11 @@ def part_key(key: bytes, number: int) -> bytes:
 def part_of(part: bytes) -> tuple[bytes, int]:
     """The key of the value that the part with this key is of, and the part's number."""
     return part[_BEGIN:], int.from_bytes(part[len(PART_MARK) : _BEGIN], "big")
+
+
+def value_key(key: bytes) -> bytes:
+    """The key of the value that a record with this key is of, or a part of."""
+    return part_of(key)[0] if key.startswith(PART_MARK) else key
 
 
 class PartWriter:
@@ -134,3 +140,11 @@ class PartReader:
         if xxh3_64_digest(value) == end[1:END_BYTES]:
             left[key] = value
         return left
+
+
+def newest_whole(key: bytes, records: Iterable[KeyValue]) -> bytes | None:
+    """The newest value of the key, put together from the end of a log; None where it has none, or begins before them.
+
+    `records` are those of the value, in the order of the log, see `value_key`.
+    """
+    return PartReader(MemoryStore()).newest(records).get(key)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from heapq import heapify, heapreplace
 from typing import Any
@@ -55,7 +55,8 @@ class BackfillReader:
 
     First all erasures are learned, then the events of the given types come that those have spared, in the order in
     which the partition merges its topics. `latest_ms` is the partition's clock at those offsets: no record counts as
-    later. When a topic no longer has its beginning, `history_from_ms` says what the rest begins with.
+    later. When a topic no longer has its beginning, `history_from_ms` says what the rest begins with. `on_step` is
+    called with "erasures_read" while they are learned.
     """
 
     def __init__(
@@ -66,7 +67,9 @@ class BackfillReader:
         latest_ms: int,
         connection: Connection,
         pace: Pace,
+        on_step: Callable[[str], None] = lambda _: None,
     ) -> None:
+        self._on_step = on_step
         self._sources = [
             _Source(TopicPartition(topic, number), order, end, latest_ms, pace)
             for order, (topic, end) in enumerate(ends.items())
@@ -105,6 +108,7 @@ class BackfillReader:
                     if event is not None:
                         erasures.learn(place, event)
                 source.decoded.clear()
+                self._on_step("erasures_read")
         return erasures
 
     async def _spared(self, consumer: AIOKafkaConsumer, erasures: Erasures) -> AsyncIterator[list[Event]]:

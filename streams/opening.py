@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from uuid import uuid4
 
@@ -64,8 +64,12 @@ class Opener:
         transactional_id: str,
         metrics: Metrics,
         follower: DefinitionsFollower | None = None,
+        on_step: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """`segments` are fixed for the worker's life; for None the `follower` tells them, as they change."""
+        """`segments` are fixed for the worker's life; for None the `follower` tells them, as they change.
+
+        `on_step` is what its partitions call on the way to changed definitions, see `Worker`.
+        """
         self._settings = settings
         self._segments = segments
         self._connection = connection
@@ -74,7 +78,7 @@ class Opener:
         self._topic = changelog_topic(settings)
         self._cache = block_cache(settings.cache_mib << 20)
         self._follower = follower
-        self._background = Background(connection, Pace(settings.backfill_share), SegmentCompiler())
+        self._background = Background(connection, Pace(settings.backfill_share), SegmentCompiler(), on_step=on_step)
         self.definitions: Definitions | None = None
         self.fingerprint = LIVE
         if segments is not None:

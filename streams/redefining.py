@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
@@ -74,6 +74,7 @@ class Background(NamedTuple):
     pace: Pace
     compiler: SegmentCompiler
     begins_ms: int | None = None  # where a new partition's topics begin, if they have lost their beginning
+    on_step: Callable[[str], None] = lambda _: None  # see `Worker`
 
 
 class Redefining:
@@ -83,6 +84,7 @@ class Redefining:
         self._number = number
         self._engine = engine
         self._connection, self._pace = background.connection, background.pace
+        self._on_step = background.on_step
         self._reading: asyncio.Task[None] | None = None
         self._reader: BackfillReader | None = None
         self._batches: asyncio.Queue[list[Event] | None] = asyncio.Queue(READ_AHEAD_BATCHES)
@@ -104,7 +106,9 @@ class Redefining:
         if redefinition.stage == "backfill":
             return self._read_back(redefinition)
         with self._pace.piece():
-            return engine.scan(now_ms, SCANNED_CUSTOMERS, SCANNED_QUESTIONS)
+            scanned = engine.scan(now_ms, SCANNED_CUSTOMERS, SCANNED_QUESTIONS)
+        self._on_step("customers_scanned")
+        return scanned
 
     def reset(self) -> None:
         """Begin anew with what the engine has taken from its store."""
@@ -153,7 +157,9 @@ class Redefining:
         self._noted = position
         log.info("definitions_change", partition=self._number, segments=len(changed), position=position)
         with noted(lambda: f"taking changed definitions of {', '.join(each.id for each in changed[:SHOWN_SEGMENTS])}"):
-            return engine.begin_redefinition(position, changed, ends)
+            begun = engine.begin_redefinition(position, changed, ends)
+        self._on_step("definitions_begun")
+        return begun
 
     def _candidates(self, history: DefinitionHistory) -> Iterable[str]:
         """The segments that may differ from what is wanted."""
@@ -171,6 +177,7 @@ class Redefining:
                 redefinition.began_ms,
                 self._connection,
                 self._pace,
+                self._on_step,
             )
             self._reading = asyncio.create_task(self._fill(self._reader))
         if self._is_read_back:
@@ -178,11 +185,13 @@ class Redefining:
         if self._batches.empty():
             return None
         events = self._batches.get_nowait()
-        if events is not None:
-            with self._pace.piece():
-                return self._engine.backfill(events)
-        self._is_read_back = True
-        return self._finish()
+        if events is None:
+            self._is_read_back = True
+            return self._finish()
+        with self._pace.piece():
+            folded = self._engine.backfill(events)
+        self._on_step("history_folded")
+        return folded
 
     def _finish(self) -> BatchResult | None:
         """Let the new segments come into force, once nothing is overdue that the old ones owe."""
@@ -192,7 +201,9 @@ class Redefining:
         history_from_ms = self._reader.history_from_ms
         log.info("backfill_read", partition=self._number, history_from_ms=history_from_ms)
         self.stop()
-        return self._engine.finish_backfill(history_from_ms)
+        finished = self._engine.finish_backfill(history_from_ms)
+        self._on_step("definitions_in_force")
+        return finished
 
     async def _fill(self, reader: BackfillReader) -> None:
         """Read ahead; after trouble all over again, as folding an event twice changes nothing."""

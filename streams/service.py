@@ -104,11 +104,12 @@ async def serve(
             loop.add_signal_handler(number, stop.set)
         live = None if fixed else LiveDefinitions(settings, metrics, segments)
         follower = None if live is None else live.follower
-        opener = Opener(settings, segments if fixed else None, connection, data_dir.transactional_id, metrics, follower)
+        writer, fixed_segments = data_dir.transactional_id, segments if fixed else None
+        opener = Opener(settings, fixed_segments, connection, writer, metrics, follower, on_step)
         options = ProducerOptions(
             transaction_timeout_ms=settings.transaction_timeout_ms, message_max_bytes=settings.message_max_bytes
         )
-        producer = FencedProducer(connection, data_dir.transactional_id, options=options, on_step=on_step)
+        producer = FencedProducer(connection, writer, options=options, on_step=on_step)
         worker = Worker(settings, producer, opener, metrics, on_step, follower)
         web = WebServer(settings, worker, metrics, live)
         await web.start()

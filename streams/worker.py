@@ -72,7 +72,9 @@ class Worker:
     """Processes the partitions that the group gives it. `run` returns after `stop`; it raises what cannot be mended.
 
     `on_step` is called at "computed", at each step of the transaction, at "before_write" and "written" of the local
-    write: where a test may want the process to die.
+    write: where a test may want the process to die. Partitions that take changed definitions call theirs, each before
+    what was decided is committed: "definitions_begun", "erasures_read", "history_folded", "definitions_in_force" and
+    "customers_scanned".
     """
 
     def __init__(

@@ -11,6 +11,7 @@ import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka import errors as kafka
 
+from state.parts import newest_whole, value_key
 from streams.kafka.errors import ChangelogGone, RestoreStuck
 from streams.kafka.metadata import partitions_of, require_partition
 from streams.kafka.reading import IsolationLevel, explained, open_consumer, read_from
@@ -89,8 +90,8 @@ async def newest_values(
 ) -> AsyncGenerator[bytes, None]:
     """The newest committed value of the key in each partition of the topic that has one.
 
-    Partitions are read backwards from their ends, so little is read where the key is written often. The topic has to
-    exist: asking for it may create it. Raises Unreachable or NotPermitted.
+    Longer and longer ends of the partitions are read, so little is read where the key is written often. A value that
+    was cut comes whole. The topic has to exist: asking for it may create it. Raises Unreachable or NotPermitted.
     """
     chosen = options or RestoreOptions()
     with explained(connection, f"reading {topic}", [topic], chosen.request_timeout_ms):
@@ -109,19 +110,18 @@ async def _newest_value(
     consumer: AIOKafkaConsumer, place: TopicPartition, key: bytes, start: int, end: int, options: RestoreOptions
 ) -> bytes | None:
     consumer.assign([place])
-    length = TAIL_OFFSETS
-    while start < end:
+    begin, length, value = end, TAIL_OFFSETS, None
+    while value is None and begin > start:
         begin = max(start, end - length)
         consumer.seek(place, begin)
-        newest: bytes | None = None
+        records: list[tuple[bytes, bytes | None]] = []
         while await consumer.position(place) < end:
             got = await consumer.getmany(place, timeout_ms=options.poll_ms, max_records=options.batch_records)
-            for record in got.get(place, ()):
-                newest = record.value if record.key == key and record.offset < end else newest
-        if newest is not None:
-            return newest
-        end, length = begin, length * TAIL_GROWTH
-    return None
+            before_end = (record for record in got.get(place, ()) if record.offset < end)
+            records += [(each.key, each.value) for each in before_end if each.key and value_key(each.key) == key]
+        value = newest_whole(key, records)
+        length *= TAIL_GROWTH
+    return value
 
 
 class _Run:

@@ -15,6 +15,7 @@ from deploy.kafka import broker as module
 from deploy.kafka.broker import Broker, BrokerError, answers, bring_jars, free_ports
 from streams.kafka.security import Connection
 from streams.kafka.topics import TopicSpec, describe_topics, ensure_topics
+from tests.kafka.conftest import PATIENCE_S
 
 pytestmark = pytest.mark.kafka
 
@@ -53,7 +54,7 @@ def test_a_broker_ends_with_a_parent_that_is_killed() -> None:
         host, port = parent.stdout.readline().strip().split(":")
         assert answers(host, int(port))
         parent.send_signal(signal.SIGKILL)
-    deadline = monotonic() + 10
+    deadline = monotonic() + PATIENCE_S
     while answers(host, int(port)):
         assert monotonic() < deadline, "the broker outlived its parent"
 
@@ -82,7 +83,7 @@ def test_jars_that_cannot_be_brought_leave_no_half_folder(monkeypatch: pytest.Mo
 
 
 def test_a_broker_that_cannot_start_shows_its_log() -> None:
-    broker = Broker(settings={"num.partitions": "none"}, start_timeout_s=20)
+    broker = Broker(settings={"num.partitions": "none"})
     with pytest.raises(BrokerError, match=r"num\.partitions"):
         broker.start()
     assert not broker.running

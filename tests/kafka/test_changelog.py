@@ -10,6 +10,12 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
 from deploy.kafka.broker import Broker
+from state.changelog import Checkpoint, changelog_records
+from state.engine import Marker
+from state.memory_store import MemoryStore
+from state.parts import PartWriter
+from state.store import WriteSet
+from streams.application_topics import look_at_topics
 from streams.kafka.changelog import (
     TAIL_OFFSETS,
     ChangelogBatch,
@@ -20,8 +26,11 @@ from streams.kafka.changelog import (
 )
 from streams.kafka.errors import ChangelogGone, Refused, RestoreStuck, Unreachable
 from streams.kafka.security import Connection
+from streams.kafka.topics import TopicSpec, ensure_topics
 from streams.kafka.transactions import end_transaction_of
-from tests.kafka.conftest import NewTopic, OpenTransaction, high_watermarks, until_settled
+from streams.settings import load_settings
+from streams.topic_problems import Output
+from tests.kafka.conftest import PATIENCE_S, NewTopic, OpenTransaction, high_watermarks, until_settled
 
 pytestmark = [pytest.mark.kafka, pytest.mark.asyncio]
 
@@ -100,7 +109,7 @@ async def test_committed_records_are_passed_on_in_order_up_to_the_end(
     await until_settled(connection, topic)
 
     restoration = Restoration(connection, topic)
-    restored = await restoration.run()
+    restored = await restoration.run(options=RestoreOptions(stalled_after_ms=60_000))
     assert restoration.values == [b"a", b"b", b"c"]
     assert (restored.records, restored.position) == (3, await end_offset(connection, topic))
     assert restored.position == 2 + 3 * 5 + 1 + 5  # records, aborted ones, and five markers
@@ -171,11 +180,10 @@ async def test_an_open_transaction_stalls_until_its_writer_is_ended(
     class Ending(Restoration):
         async def stalled(self) -> None:
             await super().stalled()
-            assert self.values == [b"kept"]
             await end_transaction_of(transactional_id, connection)
 
     restoration = Ending(connection, topic)
-    restored = await asyncio.wait_for(restoration.run(), 10)
+    restored = await asyncio.wait_for(restoration.run(), PATIENCE_S)
     assert restoration.stalls == 1
     assert restoration.values == [b"kept"]
     assert restored.position == await end_offset(connection, topic) == 4
@@ -291,6 +299,27 @@ async def test_the_newest_value_of_a_key_is_found_far_from_the_end_and_only_if_i
     await write(await open_transaction("open", topic), topic, [b"open"])
     assert [value async for value in newest_values(topic, b"key", connection)] == [b"newest"]
     assert [value async for value in newest_values(topic, b"another", connection)] == []
+
+
+async def test_with_how_many_partitions_state_was_made_is_known_from_a_checkpoint_larger_than_a_record(
+    connection: Connection, unique: Unique, open_transaction: OpenTransaction
+) -> None:
+    settings = load_settings({"app_id": unique("app"), "topics": (unique("in"),)})
+    topics = [TopicSpec(settings.topics[0], 1), TopicSpec(settings.changelog_topic, 1)]
+    await ensure_topics(topics, connection)
+    parts = PartWriter(MemoryStore(), 500)
+    producer = await open_transaction(unique("writer"), settings.changelog_topic)
+    for inputs in (200, 100):
+        applied = {f"{number}{'-long-name' * 9}": number for number in range(inputs)}
+        checkpoint = Checkpoint(Marker(applied=applied), "writer", "definitions", "lineage", partitions=2)
+        for key, value in changelog_records(WriteSet(), checkpoint, parts):
+            assert len(value or b"") <= 500
+            await producer.send_and_wait(settings.changelog_topic, value, key, partition=0)
+    await producer.commit_transaction()
+    await until_settled(connection, settings.changelog_topic)
+    findings = await look_at_topics(settings, connection, [Output(settings.changelog_topic)])
+    [problem] = [each for each in findings.problems if each.code == "repartitioned"]
+    assert f"topic {settings.topics[0]} has 1 partitions, and had 2 when" in problem.message
 
 
 async def test_a_missing_topic_is_named(connection: Connection) -> None:

@@ -8,10 +8,12 @@ from tests.kafka.workers import Feed, NewStage, Stage, WorkerProcess, until
 
 pytestmark = pytest.mark.kafka
 
+LASTING = "40s"  # a worker of a busy machine that lost its place in the group would start over
+
 
 def with_state(new_stage: NewStage, topics: int = 1) -> tuple[Stage, WorkerProcess]:
     """A stage of two partitions whose worker runs, and has applied events."""
-    stage = new_stage(partitions=2, topics=topics)
+    stage = new_stage(partitions=2, topics=topics, session_timeout=LASTING)
     stage.send(Feed(stage.topics, seed=31).records(300))
     worker = stage.start("worker")
     stage.wait_applied()
@@ -47,7 +49,7 @@ def test_state_made_with_fewer_partitions_is_refused_also_by_a_worker_that_has_n
 
 
 def test_a_partition_that_never_had_a_record_learns_from_the_others(new_stage: NewStage) -> None:
-    stage = new_stage(partitions=4)
+    stage = new_stage(partitions=4, session_timeout=LASTING)
     stage.send(each._replace(partition=3) for each in Feed(stage.topics, seed=32).records(50))
     worker = stage.start("worker")
     stage.wait_applied()
@@ -74,7 +76,7 @@ def test_a_worker_ends_when_one_of_several_inputs_gets_more_partitions(new_stage
 
 
 def test_without_state_too_a_worker_ends_when_one_of_several_inputs_gets_more_partitions(new_stage: NewStage) -> None:
-    stage = new_stage(partitions=2, topics=2)
+    stage = new_stage(partitions=2, topics=2, session_timeout=LASTING)
     worker = stage.start("worker")
     worker.wait_ready()
     stage.add_partitions(4, stage.topics[1])

@@ -123,8 +123,8 @@ def test_what_is_invalid_on_the_topic_is_told_everywhere_and_the_last_valid_vers
     stage.send(Sent(stage.definitions_topic, key.decode(), value, START_MS, 0) for key, value in by_hand)
     stage.wait_settled(worker)
 
-    assert worker.metric("rollcall_definitions_ignored_total") == len(by_hand)
-    assert worker.metric("rollcall_definitions_unsettled") == 1
+    worker.wait_metric("rollcall_definitions_ignored_total", len(by_hand))
+    worker.wait_metric("rollcall_definitions_unsettled", 1)
     assert [each["segment"] for each in worker.events("definition_ignored")] == ["visited", "visited", "other"]
     listing = json.loads(worker.get("/api/segments")[1])
     assert [(each["id"], each["version"]) for each in listing["segments"]] == [("visited", 1)]

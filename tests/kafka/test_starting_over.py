@@ -158,7 +158,7 @@ def test_records_deleted_under_a_worker_are_told_and_the_rest_is_applied(new_sta
     [told] = worker.events("starting_over")
     assert told["kind"] == "PositionLost"
     assert "the log no longer has it" in told["error"]
-    assert worker.metric("rollcall_events_total") == lost["from_offset"] + 400
+    worker.wait_metric("rollcall_events_total", lost["from_offset"] + 400)
     assert worker.stop() == 0, worker.log_tail()
     stage.check_memberships()
     stage.check_state()

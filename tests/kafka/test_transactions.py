@@ -21,6 +21,7 @@ from streams.kafka.fencing import Membership
 from streams.kafka.security import Connection
 from streams.kafka.transactions import FencedProducer, Outgoing, ProducerOptions, Record, end_transaction_of
 from tests.kafka.conftest import (
+    PATIENCE_S,
     NewMember,
     NewProducer,
     NewTopic,
@@ -37,6 +38,8 @@ from tests.kafka.conftest import (
 pytestmark = [pytest.mark.kafka, pytest.mark.asyncio]
 
 Unique = Callable[[str], str]
+
+SILENT_MS = 1_500  # a broker that does not answer for so long is silent; a busy one may take a good part of it
 
 
 def record(value: bytes, key: bytes = b"key") -> Record:
@@ -295,7 +298,7 @@ async def test_a_missing_topic_or_partition_is_named_soon(stage: Stage, new_prod
     sink = stage.sink
     stage.sink = "no-such-topic"
     with pytest.raises(CommitFailed, match=r"no topic no-such-topic.*rollcall topics create"):
-        await asyncio.wait_for(stage.commit(producer, b"x"), 5)
+        await asyncio.wait_for(stage.commit(producer, b"x"), PATIENCE_S)
     await producer.reopen()
     member = stage.membership
     with pytest.raises(CommitFailed, match=f"{sink} has 1 partitions, but no partition 9"):
@@ -344,7 +347,7 @@ async def test_a_silent_broker_leaves_all_or_nothing_and_reopening_settles_which
             steps_to_pause_at.clear()
             broker.pause()
 
-    options = ProducerOptions(step_timeout_ms=500, abort_timeout_ms=200)
+    options = ProducerOptions(step_timeout_ms=SILENT_MS, abort_timeout_ms=200)
     producer = await new_producer(options=options, on_step=pause)
     try:
         outcome: object = (await asyncio.gather(stage.commit(producer, b"once", offset=1), return_exceptions=True))[0]
@@ -366,7 +369,7 @@ async def test_a_silent_broker_leaves_all_or_nothing_and_reopening_settles_which
 async def test_a_broker_silent_while_records_are_written_fails_the_commit(
     broker: Broker, stage: Stage, new_producer: NewProducer
 ) -> None:
-    producer = await new_producer(options=ProducerOptions(step_timeout_ms=500, abort_timeout_ms=200))
+    producer = await new_producer(options=ProducerOptions(step_timeout_ms=SILENT_MS, abort_timeout_ms=200))
     await stage.commit(producer, b"before")
     broker.pause()
     try:

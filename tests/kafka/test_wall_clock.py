@@ -50,7 +50,6 @@ def test_a_customer_leaves_at_the_exact_instant_without_an_event(new_stage: NewS
     at_ms = wall_time_ms()
     stage.send([visit(stage.topics[0], "c1", "one", at_ms)])
     wait_left(stage, "c1")
-    assert wall_time_ms() < at_ms + WINDOW_MS + 20_000
     assert changes_of(stage, "c1") == [("entered", at_ms, "event"), ("left", at_ms + WINDOW_MS, "deadline")]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import socket
-from time import monotonic
 
 import pytest
 from confluent_kafka import Consumer, ConsumerGroupState
@@ -14,8 +13,6 @@ from tests.kafka.workers import SEGMENTS, START_MS, Feed, NewStage, Sent, Stage,
 
 pytestmark = pytest.mark.kafka
 
-GRACEFUL_S = 10.0
-
 
 def test_sigterm_in_the_midst_ends_in_order_and_loses_nothing(new_stage: NewStage) -> None:
     stage = new_stage(batch_records="50")
@@ -23,9 +20,7 @@ def test_sigterm_in_the_midst_ends_in_order_and_loses_nothing(new_stage: NewStag
     stage.send(feed.records(6_000))
     worker = stage.start("worker", at="written", times=5, signal_name="SIGTERM")
     until(stage.mark("worker").exists, "it is at work")
-    began = monotonic()
     assert worker.exit_code() == 0, worker.log_tail()
-    assert monotonic() - began < GRACEFUL_S
     assert worker.events("worker_stopped"), worker.log_tail()
     worker.restart()
     stage.wait_applied()
@@ -42,11 +37,9 @@ def test_sigterm_ends_a_worker_whose_broker_is_silent(new_stage: NewStage, broke
     stage.wait_applied()
     broker.pause()
     try:
-        began = monotonic()
         worker.send(signal.SIGTERM)
-        until(lambda: worker.get("/readyz") == (503, "not ready: stopping\n"), "it says that it stops", GRACEFUL_S)
+        until(lambda: worker.get("/readyz") == (503, "not ready: stopping\n"), "it says that it stops")
         assert worker.exit_code() == 0, worker.log_tail()
-        assert monotonic() - began < GRACEFUL_S
     finally:
         broker.resume()
     stage.send(feed.records(300))
@@ -57,15 +50,13 @@ def test_sigterm_ends_a_worker_whose_broker_is_silent(new_stage: NewStage, broke
 
 
 def test_sigterm_ends_a_worker_that_waits_to_join_its_group(new_stage: NewStage) -> None:
-    stage = new_stage(session_timeout="60s")
+    stage = new_stage(session_timeout="10m")
     silent = stage.start("silent")
     silent.wait_ready()
     silent.freeze()  # the group waits for it, so that nobody else gets in
     worker = stage.start("worker")
     until(lambda: stage.group_state() is ConsumerGroupState.PREPARING_REBALANCING, "it waits for the group")
-    began = monotonic()
     assert worker.stop() == 0, worker.log_tail()
-    assert monotonic() - began < GRACEFUL_S
     assert "Traceback" not in worker.log()
 
 
@@ -159,7 +150,7 @@ def test_poison_goes_to_the_dead_letters_and_the_rest_goes_on(new_stage: NewStag
         stage.send([Sent(stage.topics[0], "c1", each, START_MS), *feed.records(20)])
     worker = stage.start("worker")
     stage.wait_applied()
-    assert worker.metric("rollcall_dead_letters_total") == len(poison)
+    worker.wait_metric("rollcall_dead_letters_total", len(poison))
     assert worker.stop() == 0, worker.log_tail()
     [letters] = stage.read(stage.dead_letters_topic)
     assert [each.value() for each in letters] == poison

@@ -13,6 +13,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
 from time import monotonic
 from typing import Any, NamedTuple
@@ -26,14 +27,15 @@ from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, Config
 from confluent_kafka.cimpl import NewPartitions, NewTopic
 
 from conditions.definitions import compile_definitions
+from conditions.documents import SegmentDocument
 from conditions.events import Event, Rejected
 from conditions.times import HOUR_MS
 from connectors.changes import decode_change, encode_change
 from connectors.json_events import decode_record
 from connectors.segment_files import load_segments
-from state.changelog import CHECKPOINT_KEY, SHARED_MARK, Checkpoint, read_position
+from state.changelog import CHECKPOINT_KEY, SHARED_MARK, Checkpoint, Position, read_position
 from state.customers import NEVER_MS, is_spill, record_deadline_ms
-from state.engine import PartitionEngine, read_marker
+from state.engine import Marker, PartitionEngine, read_marker
 from state.memory_store import MemoryStore
 from state.parts import END_BYTES, PART_MARK, part_of
 from state.rocksdb_store import RocksdbStore
@@ -42,6 +44,7 @@ from streams.kafka.keys import murmur2_partition
 ROOT = Path(__file__).resolve().parent.parent.parent
 PATIENCE_S = 90.0
 LOOK_EVERY_S = 0.05
+ANSWER_S = 30.0
 WAITING_METRIC = "rollcall_definitions_waiting{"
 REPLAY_BATCH = 1000
 LATEST_MS = (1 << 62) - 1
@@ -68,6 +71,10 @@ segments:
       - {kind: app_screen, screen: cart, within: 30m}
       - {kind: location, location_id: l1, within: 90m}
 """
+
+# msgspec learns a type when it is first used, and a process in which two threads do so at once dies.
+for _type in (SegmentDocument, Checkpoint, Marker, Position):
+    msgspec.msgpack.Decoder(_type)
 
 
 def until(condition: Callable[[], object], what: str, patience_s: float = PATIENCE_S) -> None:
@@ -236,8 +243,9 @@ class WorkerProcess:
         return "\n".join(self.log().splitlines()[-40:])
 
     def events(self, name: str) -> list[dict[str, Any]]:
-        """The log's lines of this event."""
-        lines = [line for line in self.log().splitlines() if line.startswith("{") and f'"{name}"' in line]
+        """The log's lines of this event, as far as they are written to their ends."""
+        whole = self.log().rpartition("\n")[0].split("\n")
+        lines = [line for line in whole if line.startswith("{") and f'"{name}"' in line]
         found = [json.loads(line) for line in lines]
         return [each for each in found if each.get("event") == name]
 
@@ -247,18 +255,22 @@ class WorkerProcess:
         if not started:
             return 0, ""
         try:
-            with urlopen(f"http://127.0.0.1:{started[-1]['port']}{path}", timeout=5) as answer:
+            with urlopen(f"http://127.0.0.1:{started[-1]['port']}{path}", timeout=ANSWER_S) as answer:
                 return answer.status, answer.read().decode()
         except HTTPError as error:
             with error:
                 return error.code, error.read().decode()
-        except OSError:
+        except (OSError, HTTPException):  # it may end in the midst of an answer
             return 0, ""
 
     def metric(self, name: str) -> float:
         """The sum of a metric over its labels."""
         lines = [line for line in self.get("/metrics")[1].splitlines() if line.startswith((f"{name} ", f"{name}{{"))]
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
+
+    def wait_metric(self, name: str, value: float) -> None:
+        """Until the metric has this value: a batch is counted some time after its offsets are committed."""
+        until(lambda: self.metric(name) == value, f"{name} is {value}")
 
     def is_ready(self) -> bool:
         assert self.alive, f"{self.folder.name} ended with code {self.process.poll()}:\n{self.log_tail()}"
@@ -383,10 +395,10 @@ class Stage:
             f"{', '.join(names)} have {count} partitions",
         )
 
-    def delete_records(self, topic: str, before: int) -> None:
-        """Delete those of partition 0 before this offset, as retention does."""
+    def delete_records(self, topic: str, before: int, partition: int = 0) -> None:
+        """Delete those of the partition before this offset, as retention and `kafka-delete-records.sh` do."""
         admin = AdminClient({"bootstrap.servers": self.bootstrap_servers})
-        for future in admin.delete_records([TopicPartition(topic, 0, before)]).values():
+        for future in admin.delete_records([TopicPartition(topic, partition, before)]).values():
             future.result()
 
     # -- workers

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
@@ -26,7 +26,7 @@ from state.changelog import (
 from state.customers import NEVER_MS, Customer, customer_key, encode_customer, is_spill, record_deadline_ms, spill_key
 from state.engine import MARKER_KEY, Marker, read_marker
 from state.memory_store import MemoryStore
-from state.parts import END_BYTES, MARK, PART_MARK, KeyValue, PartWriter, part_key, part_of
+from state.parts import END_BYTES, MARK, PART_MARK, KeyValue, PartWriter, newest_whole, part_key, part_of, value_key
 from state.redefinition import ChangedSegment, Coverage, Redefinition, coverage_key, write_begun
 from state.store import Store, WriteSet
 
@@ -282,3 +282,17 @@ def test_no_value_begins_as_the_end_of_one_that_was_cut_does() -> None:
     records = changelog_records(writes, checkpoint, PartWriter(MemoryStore(), 1_000_000))
     assert len(records) == 10
     assert not [key for key, value in records if value is None or value[0] == MARK]
+
+
+@given(lengths=st.lists(st.none() | st.integers(0, 60), min_size=1, max_size=6))
+def test_the_end_of_a_log_tells_the_newest_value_once_it_holds_all_of_it_and_never_an_older_one(
+    lengths: list[int | None],
+) -> None:
+    store, log = MemoryStore(), list[KeyValue]()
+    values = [None if length is None else b"%d" % number * length for number, length in enumerate(lengths)]
+    for value in values:
+        log += written(store, [(b"ann", value), (b"bob", b"b" * 30)], 20)
+    mine = [record for record in log if value_key(record[0]) == b"ann"]
+    assert newest_whole(b"ann", mine) == values[-1]
+    for begin in range(len(mine) + 1):
+        assert newest_whole(b"ann", mine[begin:]) in (None, values[-1])

@@ -14,6 +14,8 @@ from streams.definitions_log import LogReader, LogRecord, MemoryDefinitionsLog, 
 from streams.kafka.errors import Unreachable
 from tests.definitions_contract import DefinitionsContract, MemoryStage, Stage, Started, by_hand, document, versions
 
+PATIENCE_S = 60.0
+
 
 class TestInMemory(DefinitionsContract):
     @pytest.fixture
@@ -75,12 +77,12 @@ async def test_a_follower_waits_until_the_log_is_back_and_misses_nothing(capsys:
     await follower.start()
     log.is_down = True
     await log.write([by_hand(document("a")), by_hand(document("b"))])
-    await asyncio.wait_for(log.refused.wait(), 10)
+    await asyncio.wait_for(log.refused.wait(), PATIENCE_S)
     with pytest.raises(Unreachable):
         await follower.catch_up()
     assert "definitions_unreachable" in capsys.readouterr().out
     log.is_down = False
-    await follower.wait_for(2, 10)
+    await follower.wait_for(2, PATIENCE_S)
     assert versions(follower) == {"a": 1, "b": 1}
     await follower.stop()
 

@@ -12,7 +12,7 @@ import pytest
 from streams.follower import Follower
 from streams.settings import load_settings
 
-PATIENCE_S = 10
+PATIENCE_S = 60
 AT_ONCE_S = 0.05
 
 

@@ -26,7 +26,7 @@ from streams.wall_time import wall_time_ms
 from tests.streams.owned import Owned, OwnedPartition
 
 Client = TestClient[web.Request, web.Application]
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 ACTIVE = {"stage": "active", "progress": 1.0, "history_from": None}
 START_MS = 1_700_000_000_000  # long ago
 
