@@ -60,7 +60,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def worker_of(partitions: list[DecidingPartition]) -> Worker:
     worker = Worker(load_settings(), Mock(), Mock(), Metrics())
     worker.thread = Mock(ends={})
-    worker._partitions = dict(enumerate(partitions))  # type: ignore[arg-type]  # doubles
+    worker._partitions = dict(enumerate(partitions))  # type: ignore[arg-type]  # doubles of partitions
     return worker
 
 
