@@ -1,4 +1,4 @@
-"""How long a worker decides while a transaction waits, and who comes next: on a clock that the test moves."""
+"""How much a worker decides while a transaction waits, and who comes next: on a clock that the test moves."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from state.engine import BatchResult, Marker
 from state.store import WriteSet
 from streams.metrics import Metrics
 from streams.settings import load_settings
-from streams.worker import LONG_TURN_S, Worker
+from streams.worker import LONG_TURN_S, TRANSACTION_BYTES, Worker
 
 QUICK_S = LONG_TURN_S / 100
 SLOW_S = LONG_TURN_S * 0.6
@@ -33,21 +33,22 @@ class Clock:
 class DecidingPartition:
     """A double of `streams.partition.Partition` that takes its time to decide."""
 
-    def __init__(self, clock: Clock, step_s: float, decide_s: float) -> None:
+    def __init__(self, clock: Clock, step_s: float, decide_s: float, written_bytes: int = 0) -> None:
         self._clock = clock
         self._step_s, self._decide_s = step_s, decide_s
+        self._written_bytes = written_bytes
 
     def redefine(self, *_: Any) -> BatchResult | None:
         self._clock.now_s += self._step_s
-        return decided() if self._step_s else None
+        return decided(0) if self._step_s else None
 
     def decide(self, *_: Any) -> BatchResult:
         self._clock.now_s += self._decide_s
-        return decided()
+        return decided(self._written_bytes)
 
 
-def decided() -> BatchResult:
-    return BatchResult([], [], WriteSet(), Marker(), 0)
+def decided(written_bytes: int) -> BatchResult:
+    return BatchResult([], [], WriteSet(customers=[(b"", bytes(written_bytes))]), Marker(), 0)
 
 
 @pytest.fixture
@@ -89,3 +90,18 @@ async def test_steps_towards_changed_definitions_count_as_time_of_the_turn(clock
 async def test_a_turn_that_is_quick_takes_all(clock: Clock) -> None:
     worker = worker_of([DecidingPartition(clock, 0.0, QUICK_S) for _ in range(5)])
     assert await turns(worker, 2) == [[0, 1, 2, 3, 4]] * 2
+
+
+@pytest.mark.parametrize(
+    ("written_bytes", "expected"),
+    [
+        (1_000, [[0, 1, 2], [0, 1, 2]]),
+        (TRANSACTION_BYTES // 2, [[0, 1], [2, 0], [1, 2]]),
+        (TRANSACTION_BYTES, [[0], [1], [2], [0]]),
+    ],
+)
+async def test_a_turn_ends_once_there_is_enough_to_write_and_the_others_come_first_in_the_next(
+    clock: Clock, written_bytes: int, expected: list[list[int]]
+) -> None:
+    worker = worker_of([DecidingPartition(clock, 0.0, QUICK_S, written_bytes) for _ in range(3)])
+    assert await turns(worker, len(expected)) == expected
