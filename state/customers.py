@@ -25,6 +25,9 @@ _COUNTS, _SUMS = b"c", b"s"  # the first byte of a spilled summary
 _FEATURE_BYTES = 8
 _PART_BYTES = 6
 PART_ENTRIES = 256
+EMPTY_BYTES = 48  # of an unknown customer: what it takes in memory is what a record of this size would
+_ENTRY_BYTES = 25  # of an amount in a part
+_INT_BYTES = 9  # of a number of a count
 
 
 class Extent(NamedTuple):
@@ -79,7 +82,8 @@ class Customer(Summaries):
     `differing` holds the keys of the segments whose membership is not what it is for a customer with nothing known.
     `asked` is the redefinition that it was last asked under, `born` the one during whose backfill it came to be known:
     what that backfill finds of it belongs to a life that was erased. `is_dirty` while a batch in the making will
-    write it.
+    write it, `is_cached` once a cache keeps it. `stored_bytes` are those of all its records as read or last written,
+    about; `whole_bytes` are those of them that one change may write anew: all but amounts.
     """
 
     __slots__ = (
@@ -87,18 +91,22 @@ class Customer(Summaries):
         "born",
         "differing",
         "id",
+        "is_cached",
         "is_dirty",
         "known",
         "last_effective_ms",
         "spilled",
+        "stored_bytes",
         "stored_deadline_ms",
+        "whole_bytes",
     )
 
     def __init__(self, customer_id: str) -> None:
         self.id = customer_id
         self.stored_deadline_ms = NEVER_MS
         self.spilled = NONE_SPILLED
-        self.is_dirty = False
+        self.is_dirty = self.is_cached = False
+        self.stored_bytes = self.whole_bytes = EMPTY_BYTES
         self.forget()
 
     def forget(self) -> None:
@@ -159,6 +167,7 @@ def decode_customer(customer_id: str, record: bytes) -> Customer:
         customer.spilled = dict(_extent(each) for each in fields.spilled)
     customer.asked = fields.asked
     customer.born = fields.born
+    customer.stored_bytes = customer.whole_bytes = len(record) + len(customer_id)
     return customer
 
 
@@ -168,7 +177,10 @@ def _extent(spilled: int | tuple[int, int, int]) -> tuple[int, Extent]:
 
 def add_spilled(customer: Customer, feature_key: int, records: Sequence[bytes]) -> None:
     """Add a summary from the records that it has of its own."""
+    size_bytes = sum(map(len, records))
+    customer.stored_bytes += size_bytes
     if records[0][:1] == _COUNTS:
+        customer.whole_bytes += size_bytes
         customer.counts[feature_key] = _decode_counts(memoryview(records[0])[1:])
         return
     stored = customer.spilled[feature_key]
@@ -186,6 +198,7 @@ def encode_customer(customer: Customer) -> list[tuple[bytes, bytes | None]]:
     if touched:
         customer.touched = NO_KEYS
     if not customer.known:
+        customer.stored_bytes = customer.whole_bytes = EMPTY_BYTES
         return [(key, None), *((each, None) for _, keys in spill_keys(customer) for each in keys)]
     # A summary that may be large is touched whenever it changes.
     if touched or customer.spilled:
@@ -202,7 +215,9 @@ def encode_customer(customer: Customer) -> list[tuple[bytes, bytes | None]]:
         customer.asked,
         customer.born,
     )
-    return [(key, customer.deadline_ms.to_bytes(_DEADLINE_BYTES, "big") + _encode(fields))]
+    record = customer.deadline_ms.to_bytes(_DEADLINE_BYTES, "big") + _encode(fields)
+    customer.stored_bytes = customer.whole_bytes = len(record) + len(key)
+    return [(key, record)]
 
 
 def _large(customer: Customer) -> dict[int, Sequence[Any]]:
@@ -245,6 +260,10 @@ def _encode_spilling(
         customer.born,
     )
     record = customer.deadline_ms.to_bytes(_DEADLINE_BYTES, "big") + _encode(fields)
+    numbers = sum([len(large[each]) for each, stored in spilled.items() if stored is WHOLE])
+    kept = sum([stored.kept for stored in spilled.values()])
+    customer.whole_bytes = len(record) + len(key) + _INT_BYTES * numbers
+    customer.stored_bytes = customer.whole_bytes + _ENTRY_BYTES * kept
     return [(key, record), *parts, *gone]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence, Set
-from operator import length_hint
+from operator import attrgetter, length_hint
 from typing import Any, Literal
 
 import msgspec
@@ -29,10 +29,16 @@ from state.wave import Due, Wave
 from state.whereabouts import whereabouts
 
 MARKER_KEY = b"marker"
-DEFAULT_CACHED_CUSTOMERS = 50_000
+DEFAULT_CACHE_BYTES = 256 << 20
 MOST_RECORDS = 262_144  # before a batch is full: the more, the less often a busy customer is written
-MOST_WRITTEN = 20_000  # customers before a batch is full: a write set holds them all
+# Before a batch is full: a write set holds it all, and brokers have to take it in time. Deadlines that wait for their
+# turn while records are taken come on top, up to half of it.
+MOST_WRITTEN_BYTES = 32 << 20
+BESIDE_RECORD_BYTES = 512  # of a customer that is written, for its deadlines and all the small objects
+CHANGE_BYTES = 1_024  # of a change that is written, and of the membership beside it
 LAST_ID = "\U0010ffff" * 2  # above every customer's id
+
+whole_bytes = attrgetter("whole_bytes")
 
 
 class Marker(msgspec.Struct):
@@ -53,6 +59,13 @@ class BatchResult(msgspec.Struct):
     writes: WriteSet
     marker: Marker
     consumed: int  # how many of the records it was given are in it
+    grown_bytes: int = 0  # by which the records of the customers that are in memory have grown
+
+    @property
+    def written_bytes(self) -> int:
+        """About what it sends to Kafka: customers' records, changes and memberships."""
+        records = sum([len(key) + len(record or b"") for key, record in self.writes.customers])
+        return records + len(self.changes) * CHANGE_BYTES
 
 
 Records = Sequence[Event | Rejected]
@@ -78,7 +91,7 @@ class PartitionEngine:
         definitions: Definitions,
         *,
         strict_order: bool = True,
-        cached_customers: int = DEFAULT_CACHED_CUSTOMERS,
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
         most_deadlines: int = 10_000,
         most_changes: int = 50_000,
     ) -> None:
@@ -86,7 +99,7 @@ class PartitionEngine:
         self.definitions = definitions
         self.marker = read_marker(store) or Marker()
         self._overlay = Overlay(store)
-        self._cache = CustomerCache(self._overlay, cached_customers)
+        self._cache = CustomerCache(self._overlay, cache_bytes)
         self._strict_order = strict_order
         self._most_deadlines = most_deadlines
         self._most_changes = most_changes
@@ -95,9 +108,10 @@ class PartitionEngine:
     def run(self, records: Records, now_ms: int, clock_ms: int = 0) -> BatchResult:
         """Decide the records, or as many of them as fit a batch: the result's `consumed` says how many.
 
-        A batch ends early before a wave of deadlines that is too large, and once it holds `most_changes`. `now_ms` is
-        the wall time that changes are stamped with. `clock_ms` moves the partition's clock there once all records are
-        in; the caller asks again while `is_behind(clock_ms)`.
+        A batch ends early before a wave of deadlines that is too large, once it holds `most_changes`, and before
+        customers that are too large to be in memory, or to be written, at once. `now_ms` is the wall time that changes
+        are stamped with. `clock_ms` moves the partition's clock there once all records are in; the caller asks again
+        while `is_behind(clock_ms)`.
         """
         batch = self.begin(max(clock_ms, latest_ms(records)))
         batch.take(records, now_ms)
@@ -115,7 +129,8 @@ class PartitionEngine:
         cut_ms = due[-1][0] if is_cut else until_ms + 1
         computation = self._computation((cut_ms - 1, LAST_ID))
         wave = [(at_ms, key.decode()) for at_ms, key in due]
-        return Batch(computation, self._cache, wave, cut_ms, wave[-1] if is_cut else (until_ms, LAST_ID))
+        last = wave[-1] if is_cut else (until_ms, LAST_ID)
+        return Batch(computation, self._cache, wave, cut_ms, last, in_order=self._strict_order)
 
     def finish(self, batch: Batch) -> BatchResult:
         """The end of a batch that was begun: from here on it is one like any other."""
@@ -125,12 +140,17 @@ class PartitionEngine:
         """From now on take so many of a wave in one batch, at most."""
         self._most_deadlines = most
 
+    def bound_cache(self, most_bytes: int) -> None:
+        """From now on keep customers that take so many bytes in memory, about. Not while a batch is in the making."""
+        self._cache.bound(most_bytes)
+
     def _computation(self, limit: Due) -> Computation:
         return Computation(self.definitions, self.marker, limit, self._most_changes, self.asking)
 
     def _staged(self, result: BatchResult) -> BatchResult:
         self.marker = result.marker
         self._overlay.stage(result.writes)
+        self._cache.note_growth(result.grown_bytes)
         self._cache.trim()
         return result
 
@@ -204,7 +224,16 @@ class Batch:
     Changes come as they are decided; they and the state are only good once the batch is finished and committed.
     """
 
-    def __init__(self, computation: Computation, cache: CustomerCache, due: list[Due], cut_ms: int, last: Due) -> None:
+    def __init__(
+        self,
+        computation: Computation,
+        cache: CustomerCache,
+        due: list[Due],
+        cut_ms: int,
+        last: Due,
+        *,
+        in_order: bool,
+    ) -> None:
         self.computation = computation
         self.taken = 0
         self._cache = cache
@@ -212,19 +241,20 @@ class Batch:
         self._awaited = 0  # how many of them have been handed on
         self._cut_ms = cut_ms  # from here on there may be deadlines that are not among them
         self._last = last  # up to there it has all
+        self._in_order = in_order  # whether no record may come before an earlier deadline of whomever
         self._is_cut = False
         self._is_closed = False
 
     @property
     def is_full(self) -> bool:
         """Whether it is time to finish."""
-        return self.taken >= MOST_RECORDS or self.computation.written >= MOST_WRITTEN
+        return self.taken >= MOST_RECORDS or self.computation.written_bytes >= MOST_WRITTEN_BYTES
 
     def take(self, records: Records, now_ms: int) -> int:
-        """Decide the records, or as many of them as fit; when fewer are taken, finish and begin anew.
+        """Decide the records, or as many of them as fit; when fewer are taken, finish and begin anew: it takes no more.
 
-        None are taken where more deadlines than one batch may hold stand at one instant: `settle` fires those. What is
-        raised has a note of the records, and of the one among them that it was raised for: the state may be wrong then.
+        None are taken behind more deadlines than one batch may hold: `settle` fires those. What is raised has a note of
+        the records, and of the one among them that it was raised for: the state may be wrong then.
         """
         try:
             return self._take(records, now_ms)
@@ -233,14 +263,21 @@ class Batch:
             raise
 
     def _take(self, records: Records, now_ms: int) -> int:
+        if self._is_closed:
+            return 0
         computation = self.computation
         horizon_ms = max(latest_ms(records), computation.clock_ms)
         if horizon_ms >= self._cut_ms:
-            records = _before(records, self._cut_ms, computation.clock_ms)
-            self._is_cut = True
+            records = self._before_cut(records)
+            horizon_ms = max(latest_ms(records), computation.clock_ms)
+        # Half of what fits is for records: live ones do not wait until a wave is over.
+        self._await_until(horizon_ms, 0.5)
+        if horizon_ms >= self._cut_ms:
+            records = self._before_cut(records)
         events = [record for record in records if type(record) is Event]
-        customers = self._await_until(horizon_ms, [event.customer_id for event in events])
-        decided = computation.apply_all(events, customers, now_ms)
+        customers = self._cache.prefetch([event.customer_id for event in events])
+        fitting = computation.fitting(customers)
+        decided = computation.apply_all(events[:fitting], customers, now_ms)
         taken = len(records) if decided == len(events) else _place(records, events[decided])
         computation.note_taken(records[:taken], decided)
         self._is_closed = taken < len(records)
@@ -250,30 +287,50 @@ class Batch:
     def settle(self, now_ms: int, clock_ms: int = 0) -> None:
         """Move the clock there, unless records or deadlines that stand before it did not fit, and fire what is due."""
         computation = self.computation
-        until_ms = max(clock_ms, computation.clock_ms)
         if self._is_closed:
             return
+        until_ms = max(clock_ms, computation.clock_ms)
+        self._await_until(self._end[0] if self._is_cut else until_ms, 1)
         if self._is_cut or until_ms >= self._cut_ms:
-            computation.limit = (self._cut_ms - 1, LAST_ID) if self.taken else self._last
+            computation.limit = self._end
             until_ms = computation.limit[0]
         else:
             computation.clock_ms = until_ms
-        self._await_until(until_ms, [])
         computation.fire_all(until_ms, now_ms)
 
     def outcome(self) -> tuple[list[Change], list[Rejected]]:
         """What was decided since this was last asked."""
         return self.computation.outcome()
 
-    def _await_until(self, horizon_ms: int, ids: list[str]) -> list[Customer]:
-        """Hand on the deadlines until then, and answer the customers of these ids, in their order."""
-        events, due, begin = len(ids), self._due, self._awaited
+    @property
+    def _end(self) -> Due:
+        """Where a batch that is cut ends."""
+        return (self._cut_ms - 1, LAST_ID) if self.taken else self._last
+
+    def _before_cut(self, records: Records) -> Records:
+        self._is_cut = True
+        return _before(records, self._cut_ms, self.computation.clock_ms)
+
+    def _await_until(self, horizon_ms: int, share: float) -> None:
+        """Hand on the deadlines until then, as many as fit such a share of a batch, and forget the others."""
+        due, begin = self._due, self._awaited
         end = bisect_right(due, (horizon_ms, LAST_ID), begin)
-        self._awaited = end
-        customers = self._cache.prefetch(ids + [whose for _, whose in due[begin:end]])
-        for at, customer in zip(range(begin, end), customers[events:], strict=True):
-            self.computation.wave.add(due[at][0], customer)
-        return customers
+        if begin == end:
+            return
+        customers = self._cache.prefetch([whose for _, whose in due[begin:end]], share)
+        fitting = self.computation.fitting(customers, share)
+        for (at_ms, _), customer in zip(due[begin:end], customers[:fitting], strict=False):
+            self.computation.wave.add(at_ms, customer)
+        self._awaited = begin + fitting
+        if self._awaited < end:
+            self._forget_due()
+
+    def _forget_due(self) -> None:
+        """Of the deadlines only those that have been handed on are of this batch."""
+        if self._in_order:
+            self._cut_ms = self._due[self._awaited][0]
+            self._last = self._due[self._awaited - 1]
+        del self._due[self._awaited :]
 
 
 class Computation:
@@ -299,6 +356,7 @@ class Computation:
         self._known = marker.customers
         self._position = marker.definitions
         self._dirty: list[Customer] = []
+        self.written_bytes = 0  # of those, as they were before
         self._decisions: list[_Decision] = []  # changes in the making
         self._changes: list[Change] = []
         self._rejected: list[Rejected] = []
@@ -314,10 +372,22 @@ class Computation:
         self._in_turn = events, iter(events)
         return self._in_turn[1]
 
-    @property
-    def written(self) -> int:
-        """How many customers must be written."""
-        return len(self._dirty)
+    def fitting(self, customers: Sequence[Customer], share: float = 1) -> int:
+        """How many of the first of these customers can be written as well, where the batch is filled to that share.
+
+        Of a batch that writes nothing yet it is one at least.
+        """
+        room = share * MOST_WRITTEN_BYTES - self.written_bytes
+        if sum(map(whole_bytes, customers)) + len(customers) * BESIDE_RECORD_BYTES <= room:
+            return len(customers)
+        counted: set[str] = set()
+        for count, customer in enumerate(customers):
+            if not customer.is_dirty and customer.id not in counted:
+                counted.add(customer.id)
+                room -= customer.whole_bytes + BESIDE_RECORD_BYTES
+                if room < 0 and (count or self.written_bytes):
+                    return count
+        return len(customers)
 
     def outcome(self) -> tuple[list[Change], list[Rejected]]:
         """What was decided since this was last asked."""
@@ -329,7 +399,7 @@ class Computation:
         """Take the events in their order, and fire the deadlines before each.
 
         `customers` begin with those of the events, in the same order. Answers how many events were taken: fewer once
-        the batch is full. What of the wave has not fired stays due.
+        the batch has its changes. What of the wave has not fired stays due.
         """
         # Each of these steps is taken for all events before the next one is, as their code stays in the processor's
         # cache only so long as no other runs.
@@ -378,14 +448,18 @@ class Computation:
         """All that was decided, with the customers' records as they are now."""
         writes = WriteSet()
         records = writes.customers
+        grown_bytes = 0
         for customer in self._dirty:
             customer.is_dirty = False
+            before_bytes = customer.stored_bytes
             records += encode_customer(customer)
+            if customer.is_cached:
+                grown_bytes += customer.stored_bytes - before_bytes
             if customer.stored_deadline_ms != customer.deadline_ms:
                 self._write_deadline(customer, writes)
         marker = Marker(self.clock_ms, self._sequence, self._applied, self._known, self._position)
         writes.meta.append((MARKER_KEY, msgspec.msgpack.encode(marker)))
-        return BatchResult(self._changes, self._rejected, writes, marker, consumed)
+        return BatchResult(self._changes, self._rejected, writes, marker, consumed, grown_bytes)
 
     def _write_deadline(self, customer: Customer, writes: WriteSet) -> None:
         old_ms, new_ms = customer.stored_deadline_ms, customer.deadline_ms
@@ -455,6 +529,7 @@ class Computation:
         if not customer.is_dirty:
             customer.is_dirty = True
             self._dirty.append(customer)
+            self.written_bytes += customer.whole_bytes + BESIDE_RECORD_BYTES
 
     # -- events -------------------------------------------------------------------------------------------------------
 
@@ -532,15 +607,24 @@ class Computation:
 
     # -- changed definitions ------------------------------------------------------------------------------------------
 
-    def ask_all(self, customers: Iterable[Customer], cursor: bytes, now_ms: int) -> None:
-        """Ask the customers about the changed segments, and let what is due of theirs fire."""
+    def ask_all(self, customers: Iterable[Customer]) -> int:
+        """Ask the customers about the changed segments, until the batch is full. Answers how many were asked."""
         assert self._asking is not None, "only while a redefinition is under way"
+        asked = 0
         for customer in customers:
             try:
                 self._ask_anew(customer, self._asking)
             except Exception as error:
                 error.add_note(f"asking customer {customer.id!a} about changed segments")
                 raise
+            asked += 1
+            if self.written_bytes >= MOST_WRITTEN_BYTES:
+                break
+        return asked
+
+    def end_asking(self, cursor: bytes, now_ms: int) -> None:
+        """All customers up to that key were asked: let what is due of theirs fire."""
+        assert self._asking is not None, "only while a redefinition is under way"
         self._asking.cursor = cursor
         self._fire_wave(self.limit[0])
         self._complete(now_ms)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -13,7 +13,7 @@ from conditions.documents import SegmentDocument, encode_segment, membership_fin
 from conditions.events import Event
 from conditions.features import Atom, CountFeature, Feature, RegisterFeature, ValueAtom
 from conditions.segments import Segment, SegmentCompiler
-from state.customers import is_spill
+from state.customers import customer_key, is_spill
 from state.engine import MARKER_KEY, BatchResult, PartitionEngine
 from state.redefinition import (
     SEGMENT_MARK,
@@ -130,19 +130,24 @@ class LiveEngine(PartitionEngine):
         assert self._history is not None, "a backfill has features to fill"
         return self._history.event_types
 
-    def backfill(self, events: Iterable[Event]) -> BatchResult:
-        """Fold old events. To fold one again changes nothing, so whoever goes on may begin anew."""
+    def backfill(self, events: Sequence[Event]) -> BatchResult:
+        """Fold old events, or the first of them: the result's `consumed` says how many.
+
+        To fold one again changes nothing, so whoever goes on may begin anew.
+        """
         self._under_way("backfill")
         assert self._history is not None, "a backfill has features to fill"
-        found = [event for event in events if self._history.concerns(event)]
-        customers = self._cache.prefetch([each.customer_id for each in found])
+        places = [place for place, event in enumerate(events) if self._history.concerns(event)]
+        customers = self._cache.prefetch([events[place].customer_id for place in places])
         computation = self._computation((0, ""))
+        fitting = computation.fitting(customers)
+        found = [events[place] for place in places[:fitting]]
         try:
-            computation.fold_history(found, customers, self._history)
+            computation.fold_history(found, customers[:fitting], self._history)
         except Exception as error:
             error.add_note(whereabouts(found, computation.applying))
             raise
-        return self._staged(computation.result(0))
+        return self._staged(computation.result(places[fitting] if fitting < len(places) else len(events)))
 
     def finish_backfill(self, history_from_ms: int | None) -> BatchResult:
         """Everything that is there was read back: the new segments come into force. Not while it `is_owing`."""
@@ -156,19 +161,23 @@ class LiveEngine(PartitionEngine):
     def scan(self, now_ms: int, most_customers: int, most_questions: int) -> BatchResult:
         """Ask the next customers about the changed segments; after the last the redefinition is over.
 
-        Each changed segment is a question to each customer; one customer at least is asked.
+        Each changed segment is a question to each customer. One customer at least is asked, and fewer than that come to
+        where they are large.
         """
         redefinition = self._under_way("scan")
         most_customers = max(1, min(most_customers, most_questions // max(1, len(redefinition.changed))))
         keys = [key for key, _ in islice(self.store.scan(after=redefinition.cursor), most_customers)]
         limit = (self.marker.clock_ms + 1, "")
-        customers = self._cache.visit(key.decode() for key in keys if not is_spill(key))
+        ids = [key.decode() for key in keys if not is_spill(key)]
         computation = self._computation(limit)
-        redefinition.cursor = keys[-1] if keys else redefinition.cursor
-        computation.ask_all(customers, redefinition.cursor, now_ms)
+        asked = computation.ask_all(self._cache.visit(ids))
+        is_whole = asked == len(ids)
+        if keys:
+            redefinition.cursor = keys[-1] if is_whole else customer_key(ids[asked - 1])
+        computation.end_asking(redefinition.cursor, now_ms)
         result = computation.result(0)
-        redefinition.scanned += len(customers)
-        if len(keys) < most_customers:
+        redefinition.scanned += asked
+        if is_whole and len(keys) < most_customers:
             self.redefinition = self.asking = None
         self._write_standing(redefinition, result)
         return self._staged(result)

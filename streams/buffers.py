@@ -110,6 +110,24 @@ def take_in_order(buffers: Mapping[str, Buffer], at_end: Mapping[str, bool], mos
     return [(buffer, buffer.take(sum(1 for _ in same))) for buffer, same in groupby(order)]
 
 
+def within(runs: list[Run], most_bytes: int) -> list[Run]:
+    """The first records of these that have so many bytes, one at least; the others are given back."""
+    if sum([buffer.size_bytes for buffer in {buffer.place: buffer for buffer, _ in runs}.values()]) <= most_bytes:
+        return runs
+    kept: list[Run] = []
+    for buffer, records in runs:
+        fitting = 0
+        for value, key, _, _ in records:
+            most_bytes -= len(value or b"") + len(key or b"")
+            if most_bytes < 0 and (kept or fitting):
+                break
+            fitting += 1
+        buffer.give_back(len(records) - fitting)
+        if fitting:
+            kept.append((buffer, records[:fitting]))
+    return kept
+
+
 def _in_order(buffers: Sequence[Buffer], at_end: Mapping[str, bool]) -> Iterator[Buffer]:
     """For each record in turn, the buffer whose next one it is: the earliest of all, the first topic's among equals."""
     times = [buffer.times() for buffer in buffers]

@@ -71,7 +71,7 @@ class Opener:
         self._transactional_id = transactional_id
         self._metrics = metrics
         self._topic = changelog_topic(settings)
-        self._cache = block_cache(settings.cache_mib << 20)
+        self._cache = block_cache(settings.block_cache_bytes)
         self._follower = follower
         self._background = Background(connection, Pace(settings.backfill_share), SegmentCompiler())
         self.definitions: Definitions | None = None

@@ -8,11 +8,11 @@ from faust.types import TP
 
 from conditions.definitions import Definitions
 from connectors.json_events import Encoded
-from state.engine import BatchResult, PartitionEngine
+from state.engine import MOST_WRITTEN_BYTES, BatchResult, PartitionEngine
 from state.live_engine import LiveEngine
 from state.rocksdb_store import RocksdbStore
 from streams.answers import PartitionAnswers
-from streams.buffers import Buffer, Run, decoded, latest_ms, settle, take_in_order
+from streams.buffers import Buffer, Run, decoded, latest_ms, settle, take_in_order, within
 from streams.changes_reader import ChangesReader
 from streams.kafka.errors import StreamsError
 from streams.outgoing import part_writer
@@ -59,6 +59,7 @@ class Partition:
         )
         self.buffers = {topic: Buffer(topic, number) for topic in settings.topics}
         self._batch_records = settings.batch_records
+        self._customers_bytes = settings.customers_bytes
         self._wall_clock = settings.clock == "wall"
         self._grace_ms = settings.idle_grace_ms
 
@@ -66,7 +67,7 @@ class Partition:
         """An engine for these definitions; for None one that follows the definitions topic."""
         options: dict[str, Any] = {
             "strict_order": settings.clock == "event",
-            "cached_customers": settings.cache_customers,
+            "cache_bytes": settings.customers_bytes,
             "most_deadlines": ORDERED_DEADLINES,
         }
         if definitions is not None:
@@ -152,10 +153,12 @@ class Partition:
         """Decide the next batch of records and due deadlines; None where there is nothing to do.
 
         Of a wave it takes a bounded part, the smaller the more `partitions` take theirs in the same turn: whatever
-        falls due, a live event waits for no more than two such turns.
+        falls due, a live event waits for no more than two such turns. Those partitions share what customers may take in
+        memory.
         """
+        self.engine.bound_cache(self._customers_bytes // partitions)
         at_end = {topic: self._reached(buffer, ends) for topic, buffer in self.buffers.items()}
-        runs = take_in_order(self.buffers, at_end, self._batch_records)
+        runs = within(take_in_order(self.buffers, at_end, self._batch_records), MOST_WRITTEN_BYTES)
         if self._wall_clock:
             self.engine.take_deadlines(max(FEWEST_DEADLINES, MOST_DEADLINES // partitions))
         else:

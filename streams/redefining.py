@@ -85,6 +85,7 @@ class Redefining:
         self._reading: asyncio.Task[None] | None = None
         self._reader: BackfillReader | None = None
         self._batches: asyncio.Queue[list[Event] | None] = asyncio.Queue(READ_AHEAD_BATCHES)
+        self._unfolded: list[Event] = []  # of the batch whose turn it is
         self._is_read_back = False
         self._compared = False  # whether every segment has been compared with the history, once
         self._noted = 0  # the redefinition that was begun or resumed here
@@ -116,6 +117,7 @@ class Redefining:
             self._reading.cancel()
             self._reading = self._reader = None
         self._is_read_back = False
+        self._unfolded = []
         self._batches = asyncio.Queue(READ_AHEAD_BATCHES)
 
     def is_behind(self, wanted: WantedDefinitions) -> bool:
@@ -177,14 +179,18 @@ class Redefining:
             self._reading = asyncio.create_task(self._fill(self._reader))
         if self._is_read_back:
             return self._finish()
-        if self._batches.empty():
-            return None
-        events = self._batches.get_nowait()
-        if events is not None:
-            with self._pace.piece():
-                return self._engine.backfill(events)
-        self._is_read_back = True
-        return self._finish()
+        if not self._unfolded:
+            if self._batches.empty():
+                return None
+            events = self._batches.get_nowait()
+            if events is None:
+                self._is_read_back = True
+                return self._finish()
+            self._unfolded = events
+        with self._pace.piece():
+            result = self._engine.backfill(self._unfolded)
+        del self._unfolded[: result.consumed]
+        return result
 
     def _finish(self) -> BatchResult | None:
         """Let the new segments come into force, once nothing is overdue that the old ones owe."""

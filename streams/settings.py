@@ -116,10 +116,13 @@ class Settings(BaseSettings):
         "customer's state: what is larger goes to the changelog in several records",
     )
     batch_records: int = Field(16_000, ge=1, le=100_000, description="records of one partition a batch, at most")
-    cache_customers: int = Field(
-        50_000, ge=100, le=100_000_000, description="decoded customers a partition keeps in memory"
+    cache_mib: int = Field(
+        512,
+        ge=64,
+        le=10_000_000,
+        description="MiB of customers a worker keeps in memory, all its partitions together; an eighth is RocksDB's "
+        "block cache",
     )
-    cache_mib: int = Field(64, ge=8, le=10_000_000, description="MiB of RocksDB block cache, shared by all partitions")
     web_host: str = Field("127.0.0.1", min_length=1, description="address of /metrics, /livez and /readyz")
     web_port: int = Field(6066, ge=0, le=HIGHEST_PORT, description="port of the same; 0: any free one")
     web_advertise: str | None = Field(
@@ -237,6 +240,16 @@ class Settings(BaseSettings):
     @property
     def changelog_topic(self) -> str:
         return f"{self.app_id}-state-changelog"
+
+    @property
+    def block_cache_bytes(self) -> int:
+        """What RocksDB keeps of customers, as they are stored."""
+        return (self.cache_mib << 20) // 8
+
+    @property
+    def customers_bytes(self) -> int:
+        """What decoded customers may take in memory."""
+        return (self.cache_mib << 20) - self.block_cache_bytes
 
     @property
     def idle_grace_ms(self) -> int:

@@ -47,6 +47,7 @@ LONG_TURN_S = 2.0  # many segments take seconds to compile, for each partition
 # Of all partitions together. A topic's share is more than records of a usual size come to, but of 1 MiB each those of
 # one batch would be gigabytes.
 BUFFERED_BYTES = 256 << 20
+TRANSACTION_BYTES = 64 << 20  # and one batch more: brokers have to take it in time
 AHEAD_RECORDS = 500  # fewer are decided in less time than a transaction takes
 TRANSIENT = (
     CommitFailed,
@@ -338,11 +339,14 @@ class Worker:
         self._in_flight.add_done_callback(lambda _: self.wake())
 
     async def _decide(self) -> list[Decided]:
-        """The next batch of each partition in turn, or of some where that takes long: a transaction waits meanwhile."""
+        """The next batch of each partition in turn.
+
+        Of some only where that takes long, as a transaction waits meanwhile, or where the next one has enough to write.
+        """
         decided: list[Decided] = []
-        began = time.monotonic()
+        began, written_bytes = time.monotonic(), 0
         for number, partition in tuple(self._partitions.items()):
-            if time.monotonic() - began > LONG_TURN_S:
+            if time.monotonic() - began > LONG_TURN_S or written_bytes >= TRANSACTION_BYTES:
                 break
             self._partitions[number] = self._partitions.pop(number)  # to the end: next time the others come first
             # First the definitions: a new partition's first events are to find them there.
@@ -351,6 +355,7 @@ class Worker:
             results = [result for result in (step, live) if result is not None]
             if results:
                 decided += [Decided(partition, result) for result in results]
+                written_bytes += sum([result.written_bytes for result in results])
                 await asyncio.sleep(0)  # the transaction under way has waited for the loop
         return decided
 

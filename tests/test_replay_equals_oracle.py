@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+import state.engine
 from conditions.definitions import compile_definitions
 from conditions.documents import parse_segments
 from connectors.json_events import decode_line
@@ -22,6 +23,7 @@ from tests.oracle import replay
 
 SEEDS = range(300)
 ROCKSDB_SEEDS = range(1000, 1020)
+SMALL_SEEDS = range(2000, 2100)
 # Seeds that once showed a defect stay here for ever.
 FAILED_ONCE: tuple[int, ...] = ()
 
@@ -34,7 +36,7 @@ def engine_outcome(
     if chance is None:
         engine = PartitionEngine(store, definitions)
     else:
-        engine = PartitionEngine(store, definitions, cached_customers=2, most_deadlines=3, most_changes=5)
+        engine = PartitionEngine(store, definitions, cache_bytes=2_000, most_deadlines=3, most_changes=5)
     path = folder / "events.ndjson"
     path.write_bytes(b"\n".join(each.lines) + b"\n")
     with path.open("rb") as stream:
@@ -87,3 +89,12 @@ def test_so_it_does_in_batches_of_any_size_with_state_on_disk(seed: int, tmp_pat
         assert_equal(case(seed), store, tmp_path, random.Random(seed))
     finally:
         store.close()
+
+
+@pytest.mark.parametrize("seed", SMALL_SEEDS)
+def test_so_it_does_where_hardly_a_customer_fits_a_batch(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chance = random.Random(seed)
+    monkeypatch.setattr(state.engine, "MOST_WRITTEN_BYTES", chance.choice((1, 1_000, 2_000, 5_000)))
+    assert_equal(case(seed), MemoryStore(), tmp_path, chance)

@@ -27,7 +27,7 @@ def bytes_in_cache(folders: Sequence[Path], most: int) -> float:
 
 def measure(folders: Sequence[Path], most: int) -> float:
     stores = [RocksdbStore.open_read_only(folder) for folder in folders]
-    caches = [CustomerCache(Overlay(store), most) for store in stores]
+    caches = [CustomerCache(Overlay(store), 1 << 40) for store in stores]
     keys = [[key.decode() for key, _ in islice(store.scan(), most) if not is_spill(key)] for store in stores]
     for cache, known in zip(caches, keys, strict=True):
         cache.prefetch(known[:WARM_UP])

@@ -160,9 +160,7 @@ def test_any_split_into_batches_says_the_same_changes(
     bounds = [0, *sorted(cuts), len(events)]
     batches = [events[start:end] for start, end in pairwise(bounds)]
     whole = PartitionEngine(MemoryStore(), definitions())
-    split = PartitionEngine(
-        MemoryStore(), definitions(), most_deadlines=most_deadlines, most_changes=3, cached_customers=1
-    )
+    split = PartitionEngine(MemoryStore(), definitions(), most_deadlines=most_deadlines, most_changes=3, cache_bytes=1)
 
     assert said(split, batches) == said(whole, [events])
 

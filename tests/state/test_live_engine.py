@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import msgspec
 import pytest
 
+import state.cache
+import state.engine
 from conditions.documents import SegmentDocument, encode_segment, parse_segments
 from conditions.events import Event, Rejected
 from conditions.segments import SegmentCompiler
@@ -60,16 +62,18 @@ class Stream:
     ) -> None:
         self.chance = random.Random(seed)
         self.crashes = crashes
+        self.crash_chance = 0.2
         lines = [line for line in case(seed).lines if line.strip()]
         self.lines = [*with_erasures(lines, self.chance)] if erasures else lines
         self.records = [*self.placed(topics)]
         self.store = MemoryStore()
-        self.engine = LiveEngine(self.store, compiler or SegmentCompiler(), cached_customers=3, most_deadlines=4)
+        self.engine = LiveEngine(self.store, compiler or SegmentCompiler(), cache_bytes=3_000, most_deadlines=4)
         self.applied = 0
         self.wanted: dict[str, SegmentDocument] = {}
         self.versions: dict[str, int] = {}
         self.position = 0
         self.backfill: Iterator[list[tuple[int, Event]]] | None = None
+        self.unfolded: list[Event] = []
 
     def placed(self, topics: Sequence[str]) -> Iterator[Event | Rejected]:
         """The records, each with a place in one of the topics."""
@@ -86,7 +90,7 @@ class Stream:
         return {topic: offset + 1 for topic, offset in self.engine.marker.applied.items()}
 
     def commit_or_crash(self) -> bool:
-        if self.crashes and self.chance.random() < 0.2:
+        if self.crashes and self.chance.random() < self.crash_chance:
             self.engine.discard()
             self.backfill = None
             self.applied = sum(self.ends.values())
@@ -142,11 +146,12 @@ class Stream:
         assert redefinition is not None
         if self.backfill is None:
             self.backfill = self.old_events(redefinition.ends)
-        found = next(self.backfill, None)
-        if found is None:
-            self.engine.finish_backfill(None)
+            self.unfolded = []
+        self.unfolded = self.unfolded or [event for _, event in next(self.backfill, ())]
+        if self.unfolded:
+            del self.unfolded[: self.engine.backfill(self.unfolded).consumed]
         else:
-            self.engine.backfill([event for _, event in found])
+            self.engine.finish_backfill(None)
 
     def old_events(self, ends: Mapping[str, int]) -> Iterator[list[tuple[int, Event]]]:
         erasures = Erasures()
@@ -222,6 +227,23 @@ def test_edits_at_any_time_end_in_the_members_that_the_last_definitions_have(
     seed: int, crashes: bool, erasures: bool, topics: Sequence[str]
 ) -> None:
     stream = Stream(seed, crashes, erasures, topics)
+
+    play(stream, seed)
+
+    assert stream.members() == replay(documents(stream), stream.lines).members
+    assert not unread(stream), "what nobody reads any more is forgotten"
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("crashes", [False, True])
+@pytest.mark.parametrize("most_written_bytes", [1, 1_500])
+def test_so_they_do_where_hardly_a_customer_fits_a_batch(
+    seed: int, crashes: bool, most_written_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state.engine, "MOST_WRITTEN_BYTES", most_written_bytes)
+    monkeypatch.setattr(state.cache, "VISITED_SHARE", 10_000)
+    stream = Stream(seed, crashes, True, TOPICS)
+    stream.crash_chance = 0.01  # in many small steps it would never come to an end
 
     play(stream, seed)
 

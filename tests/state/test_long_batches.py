@@ -44,7 +44,7 @@ def whole(records: Records, definitions: Definitions) -> tuple[list[Any], dict[b
 def bit_by_bit(
     records: Records, definitions: Definitions, store: Store, chance: random.Random
 ) -> tuple[list[Any], dict[bytes, bytes]]:
-    engine = PartitionEngine(store, definitions, cached_customers=2, most_deadlines=3, most_changes=5)
+    engine = PartitionEngine(store, definitions, cache_bytes=2_000, most_deadlines=3, most_changes=5)
     changes: list[Change] = []
     while records:
         until_ms = engine.marker.clock_ms + chance.choice((0, DAY_MS, 40 * DAY_MS))

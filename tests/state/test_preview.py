@@ -79,7 +79,7 @@ def saved_members(stream: Stream, document: SegmentDocument) -> set[str]:
     copy.store._customers.update(stream.store._customers)
     copy.store._deadlines.update(stream.store._deadlines)
     copy.store._meta.update(stream.store._meta)
-    copy.engine = LiveEngine(copy.store, SegmentCompiler(), cached_customers=3)
+    copy.engine = LiveEngine(copy.store, SegmentCompiler(), cache_bytes=3_000)
     copy.wanted, copy.position = dict(stream.wanted), stream.position
     copy.versions = dict(stream.versions)
     copy.edit(document, "candidate")

@@ -51,7 +51,7 @@ class WatchedStream(Stream):
 
     def __init__(self, seed: int, crashes: bool) -> None:
         super().__init__(seed, crashes, erasures=True, topics=TOPICS)
-        self.watched = WatchedEngine(self.store, SegmentCompiler(), cached_customers=3, most_deadlines=4)
+        self.watched = WatchedEngine(self.store, SegmentCompiler(), cache_bytes=3_000, most_deadlines=4)
         self.engine = self.watched
 
     def count(self) -> None:

@@ -22,6 +22,7 @@ from streams.buffers import (
     latest_ms,
     settle,
     take_in_order,
+    within,
 )
 from streams.metrics import Metrics
 from streams.settings import load_settings
@@ -166,3 +167,34 @@ def test_the_topics_of_a_workers_partitions_share_one_bound(partitions: int, top
     shares = [each.share_bytes for each in worker._partitions.values()]
     assert BUFFERED_BYTES - partitions * topics < sum(shares) * topics <= BUFFERED_BYTES
     assert worker.thread.paused == frozenset()
+
+
+@given(
+    logs=st.fixed_dictionaries(dict.fromkeys(TOPICS, Times)),
+    sizes=st.lists(st.integers(0, 40), min_size=1),
+    most_bytes=st.integers(0, 200),
+)
+def test_records_that_are_too_many_bytes_for_one_batch_come_again(
+    logs: dict[str, list[int | None]], sizes: list[int], most_bytes: int
+) -> None:
+    at_end = dict.fromkeys(TOPICS, True)
+    buffers = {topic: Buffer(topic, 0) for topic in TOPICS}
+    for topic, times in logs.items():
+        lines = [b"x" * sizes[at % len(sizes)] for at in range(len(times))]
+        records: list[Encoded] = [
+            (line, b"", *record[2:]) for line, record in zip(lines, records_of(topic, times), strict=True)
+        ]
+        buffers[topic].add(records, -1, None)
+    waiting = sum(map(len, buffers.values()))
+    order = expected({topic: buffer._records[:] for topic, buffer in buffers.items()}, at_end, waiting)
+
+    came: list[Encoded] = []
+    while len(came) < waiting:
+        runs = within(take_in_order(buffers, at_end, 1_000), most_bytes)
+        found = [record for _, records in runs for record in records]
+        came += found
+        assert len(came) + sum(map(len, buffers.values())) == waiting
+        assert len(found) == 1 or sum(len(record[0] or b"") for record in found) <= most_bytes
+        settle(buffers, runs, len(found))
+
+    assert came == order

@@ -187,3 +187,23 @@ def test_an_error_that_nobody_foresaw_says_what_was_not_committed_and_how_to_go_
     assert "partition 0: nothing of its batch was committed" in partition_and_way_out
     page, heading = re.findall(r"(docs/\S+[.]md) .*`(.+)`", partition_and_way_out)[0]
     assert f"## {heading}\n" in (Path(__file__).parents[2] / page).read_text(encoding="utf-8")
+
+
+def test_partitions_share_what_customers_may_take_in_memory(partition: Partition) -> None:
+    log = Log(partition)
+    log.visit([f"c{number}" for number in range(2_000)], START_MS)
+    log.decide(1)
+    whole = partition.engine._cache.size_bytes
+    log.decide(1_000)  # nothing comes, but there are more partitions by now
+    assert partition.engine._cache.size_bytes <= partition._customers_bytes // 1_000 < whole
+
+
+def test_a_batch_takes_no_more_records_than_can_be_written_at_once(
+    partition: Partition, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streams.partition.MOST_WRITTEN_BYTES", 2_500_000)
+    log = Log(partition)
+    for number in range(5):
+        log.add(f"c{number}", visit_of(f"c{number}", filler="x" * 1_000_000), START_MS)
+    assert [kinds(log.decide(1)) for _ in range(4)] == [(2, 0), (2, 0), (1, 0), (0, 0)]
+    assert partition.waiting == 0
