@@ -67,7 +67,7 @@ class Stream:
         self.lines = [*with_erasures(lines, self.chance)] if erasures else lines
         self.records = [*self.placed(topics)]
         self.store = MemoryStore()
-        self.engine = LiveEngine(self.store, compiler or SegmentCompiler(), cache_bytes=3_000, most_deadlines=4)
+        self.engine = LiveEngine(self.store, compiler or SegmentCompiler(), cache_bytes=40_000, most_deadlines=4)
         self.applied = 0
         self.wanted: dict[str, SegmentDocument] = {}
         self.versions: dict[str, int] = {}
@@ -243,6 +243,7 @@ def test_so_they_do_where_hardly_a_customer_fits_a_batch(
     monkeypatch.setattr(state.engine, "MOST_WRITTEN_BYTES", most_written_bytes)
     monkeypatch.setattr(state.cache, "VISITED_SHARE", 10_000)
     stream = Stream(seed, crashes, True, TOPICS)
+    stream.engine.bound_cache(3_000)
     stream.crash_chance = 0.01  # in many small steps it would never come to an end
 
     play(stream, seed)
