@@ -207,28 +207,67 @@ def test_with_the_wall_clock_each_customer_has_the_same_changes_whatever_fits(
     assert by_customer(small) == expected
 
 
-def test_a_scan_for_new_segments_takes_bounded_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    store = MemoryStore()
-    engine = LiveEngine(store, SegmentCompiler(), cache_bytes=CACHE_BYTES)
-    noted, *_ = parse_segments(DOCUMENT)
-    engine.begin_redefinition(1, [ChangedSegment("noted", None, encode_segment(noted), 1)], {})
+def live_engine() -> LiveEngine:
+    """All customers have a large attribute, which the one segment asks for."""
+    engine = LiveEngine(MemoryStore(), SegmentCompiler(), cache_bytes=CACHE_BYTES)
+    engine.begin_redefinition(1, [changed("noted", 1)], {})
     engine.commit()
     for _ in batches(engine, decoded([note(at, each, START_MS) for at, each in enumerate(CUSTOMERS)])):
         pass
-    monkeypatch.setattr(state.engine, "MOST_WRITTEN_BYTES", 5 * LARGE_BYTES)
-    two = [ChangedSegment("noted", encode_segment(noted), None, 2)]
-    engine.begin_redefinition(2, two, {})
+    return engine
+
+
+def changed(segment_id: str, version: int, *, is_deleted: bool = False) -> ChangedSegment:
+    [document] = [encode_segment(each) for each in parse_segments(DOCUMENT) if each.id == segment_id]
+    return ChangedSegment(segment_id, document if is_deleted else None, None if is_deleted else document, version)
+
+
+@pytest.mark.parametrize("most_written_bytes", [5 * LARGE_BYTES, 1 << 30])
+def test_a_scan_for_changed_segments_takes_bounded_steps(
+    most_written_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = live_engine()
+    monkeypatch.setattr(state.engine, "MOST_WRITTEN_BYTES", most_written_bytes)
+    engine.begin_redefinition(2, [changed("noted", 2, is_deleted=True)], {})
     engine.commit()
+    most_read = CACHE_BYTES / VISITED_SHARE / (LARGE_BYTES * DECODED_TIMES) + 1
     left: list[str] = []
     while engine.redefinition is not None:
-        held = len(kept(engine))
+        held = {each.id for each in kept(engine)}
         result = engine.scan(0, 1_000, 20_000)
         engine.commit()
-        left += [change.customer_id for change in result.changes]
+        asked = [change.customer_id for change in result.changes]
+        left += asked
         assert engine._cache.size_bytes <= CACHE_BYTES
-        assert result.written_bytes <= 5 * LARGE_BYTES
-        assert len(result.changes) <= held + CACHE_BYTES / VISITED_SHARE / (LARGE_BYTES * DECODED_TIMES) + 1
+        assert result.written_bytes <= most_written_bytes
+        assert len([each for each in asked if each not in held]) <= most_read
     assert left == sorted(CUSTOMERS)
+
+
+@pytest.mark.parametrize("most_written_bytes", [5 * LARGE_BYTES, 1 << 30])
+def test_what_is_read_back_for_new_segments_is_folded_in_bounded_steps(
+    most_written_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = live_engine()
+    monkeypatch.setattr(state.engine, "MOST_WRITTEN_BYTES", most_written_bytes)
+    engine.begin_redefinition(2, [changed("seen", 1)], {"": len(CUSTOMERS)})
+    engine.commit()
+    old = decoded([visit(at, each, START_MS) for at, each in enumerate(CUSTOMERS)])
+    events = [each for each in old if isinstance(each, Event)]
+    while events:
+        result = engine.backfill(events)
+        engine.commit()
+        assert 0 < result.consumed < len(CUSTOMERS)
+        assert result.written_bytes <= min(most_written_bytes, 2 * CACHE_BYTES / DECODED_TIMES)
+        assert engine._cache.size_bytes <= CACHE_BYTES
+        del events[: result.consumed]
+    engine.finish_backfill(None)
+    engine.commit()
+    entered = []
+    while engine.redefinition is not None:
+        entered += [change.customer_id for change in engine.scan(0, 1_000, 20_000).changes]
+        engine.commit()
+    assert entered == sorted(CUSTOMERS)
 
 
 def test_what_a_customer_takes_is_what_its_records_have() -> None:
