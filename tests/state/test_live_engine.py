@@ -479,3 +479,13 @@ def test_one_step_asks_no_more_than_so_many_questions_but_one_customer_at_least(
         engine.commit()
 
     assert [len(engine.scan(0, 1_000, questions).changes) for questions in (12, 3, 1)] == [12, 3, 3]
+
+
+def test_a_marker_that_moves_between_batches_leaves_those_that_are_decided_as_they_are() -> None:
+    engine = LiveEngine(MemoryStore(), SegmentCompiler())
+    decided = engine.run([record({"event_id": "1", "type": "a.b", "customer_id": "ann"}, 0)], 1_000)
+    written = msgspec.structs.replace(decided.marker)
+    assert not engine.tick(9_000)
+    engine.pass_definitions(7)
+    assert (engine.marker.clock_ms, engine.marker.definitions) == (9_000, 7)
+    assert decided.marker == written
