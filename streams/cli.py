@@ -6,6 +6,7 @@ Exit codes: 0 fine, 1 the work failed, 2 wrong use or an invalid input document.
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 import re
 import signal
@@ -69,6 +70,9 @@ class CommandError(Exception):
 def main() -> None:
     """The entry point of the `rollcall` command."""
     _open_closed_streams()
+    assert logging.lastResort is not None, "nobody has taken it away"
+    # Where no log is set up: the warnings of libraries.
+    logging.lastResort.setFormatter(logging.Formatter("rollcall: %(message)s"))
     sys.exit(_exit_code())
 
 

@@ -14,7 +14,7 @@ from aiokafka import errors as kafka
 
 from conditions.changes import Change
 from connectors.changes import decode_change
-from streams.kafka.errors import NotPermitted, Refused, Unreachable
+from streams.kafka.errors import NotPermitted, Refused, Unreachable, waited_ms
 from streams.kafka.metadata import missing_partition, partitions_of
 from streams.kafka.security import Connection
 
@@ -206,7 +206,7 @@ async def _consumer(connection: Connection, isolation_level: str) -> AsyncIterat
             f"--operation Read --operation Describe --topic {' --topic '.join(sorted(error.args[0] or ['TOPIC']))}`"
         ) from error
     except (kafka.KafkaConnectionError, kafka.NodeNotReadyError, TimeoutError) as error:
-        waited_ms = int((time.monotonic() - began) * 1000)
-        raise Unreachable(connection.bootstrap_servers, "reading changes", waited_ms) from error
+        waited = waited_ms(began, TIMEOUT_MS)
+        raise Unreachable(connection.bootstrap_servers, "reading changes", waited) from error
     finally:
         await consumer.stop()

@@ -11,7 +11,7 @@ import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka import errors as kafka
 
-from streams.kafka.errors import ChangelogGone, NotPermitted, Refused, RestoreStuck, Unreachable
+from streams.kafka.errors import ChangelogGone, NotPermitted, Refused, RestoreStuck, Unreachable, waited_ms
 from streams.kafka.metadata import missing_partition, partitions_of
 from streams.kafka.security import Connection
 
@@ -210,6 +210,7 @@ async def _consumer(
 
 @contextmanager
 def _explained(connection: Connection, topic: str, timeout_ms: int) -> Iterator[None]:
+    began_s = monotonic()
     try:
         yield
     except kafka.TopicAuthorizationFailedError as error:
@@ -218,4 +219,5 @@ def _explained(connection: Connection, topic: str, timeout_ms: int) -> Iterator[
             f"--allow-principal User:NAME --operation Read --operation Describe --topic {topic}`"
         ) from error
     except (kafka.KafkaError, TimeoutError) as error:
-        raise Unreachable(connection.bootstrap_servers, f"reading {topic} ({error!r})", timeout_ms) from error
+        waited = waited_ms(began_s, timeout_ms)
+        raise Unreachable(connection.bootstrap_servers, f"reading {topic} ({error!r})", waited) from error

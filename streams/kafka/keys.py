@@ -15,7 +15,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka import errors as kafka
 from aiokafka.partitioner import murmur2
 
-from streams.kafka.errors import NotPermitted, Refused, Unreachable
+from streams.kafka.errors import NotPermitted, Refused, Unreachable, waited_ms
 from streams.kafka.security import Connection
 from streams.kafka.topics import describe_topics
 
@@ -150,6 +150,7 @@ async def _reader(connection: Connection, topics: Sequence[str], timeout_ms: int
         enable_auto_commit=False,
         request_timeout_ms=timeout_ms,
     )
+    began_s = monotonic()
     try:
         await consumer.start()
         yield consumer
@@ -159,7 +160,8 @@ async def _reader(connection: Connection, topics: Sequence[str], timeout_ms: int
             f"User:NAME --operation Read --operation Describe {' '.join(f'--topic {topic}' for topic in topics)}`"
         ) from error
     except (kafka.KafkaError, TimeoutError) as error:
-        raise Unreachable(connection.bootstrap_servers, f"sampling keys ({error!r})", timeout_ms) from error
+        waited = waited_ms(began_s, timeout_ms)
+        raise Unreachable(connection.bootstrap_servers, f"sampling keys ({error!r})", waited) from error
     finally:
         with suppress(TimeoutError):
             async with asyncio.timeout(STOP_TIMEOUT_S):

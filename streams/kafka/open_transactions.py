@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from time import monotonic
 from typing import Any
 
 from aiokafka import errors as kafka
@@ -10,7 +11,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import CompactArray, Int16, Int32, Int64
 
-from streams.kafka.errors import NotPermitted, Refused, Unreachable
+from streams.kafka.errors import NotPermitted, Refused, Unreachable, waited_ms
 from streams.kafka.security import Connection
 from streams.kafka.wire import STRING, message, table
 
@@ -113,6 +114,7 @@ async def open_writers(
     NotPermitted or Refused.
     """
     admin = AIOKafkaAdminClient(**connection.arguments(), request_timeout_ms=timeout_ms)
+    began_s = monotonic()
     try:
         async with asyncio.timeout(timeout_ms / 1000):
             await admin.start()
@@ -123,7 +125,8 @@ async def open_writers(
             request = ListTransactionsRequest(producer_ids)
             answers = [await admin._send_request(request, broker["node_id"]) for broker in cluster["brokers"]]
     except (kafka.KafkaConnectionError, kafka.NodeNotReadyError, kafka.RequestTimedOutError, TimeoutError) as error:
-        raise Unreachable(connection.bootstrap_servers, f"describing producers of {topic}", timeout_ms) from error
+        waited = waited_ms(began_s, timeout_ms)
+        raise Unreachable(connection.bootstrap_servers, f"describing producers of {topic}", waited) from error
     except (kafka.IncompatibleBrokerVersion, NotImplementedError) as error:
         raise Refused(f"the broker cannot tell who writes to {topic}-{partition}; that needs Kafka 3.0") from error
     finally:

@@ -14,7 +14,7 @@ from aiokafka import errors as kafka
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
-from streams.kafka.errors import NotPermitted, Refused, StreamsError, Unreachable
+from streams.kafka.errors import NotPermitted, Refused, StreamsError, Unreachable, waited_ms
 from streams.kafka.security import Connection
 
 TIMEOUT_MS = 30_000
@@ -320,11 +320,12 @@ async def _configs(admin: AIOKafkaAdminClient, names: Iterable[str]) -> dict[str
 @asynccontextmanager
 async def _admin(connection: Connection, timeout_ms: int, what: str) -> AsyncIterator[AIOKafkaAdminClient]:
     admin = AIOKafkaAdminClient(**connection.arguments(), request_timeout_ms=timeout_ms)
+    began_s = monotonic()
     try:
         await admin.start()
         yield admin
     except (kafka.KafkaConnectionError, kafka.NodeNotReadyError, kafka.RequestTimedOutError, TimeoutError) as error:
-        raise Unreachable(connection.bootstrap_servers, what, timeout_ms) from error
+        raise Unreachable(connection.bootstrap_servers, what, waited_ms(began_s, timeout_ms)) from error
     except kafka.KafkaError as error:
         if error.retriable:
             raise Unreachable(connection.bootstrap_servers, f"{what} ({error!r})") from error
