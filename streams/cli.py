@@ -540,7 +540,10 @@ app.add_typer(topics, name="topics")
 @with_settings
 def topics_create(
     settings: Settings,
-    partitions: Annotated[int, typer.Option(min=1, help="of every partitioned topic")] = 6,
+    partitions: Annotated[
+        int | None,
+        typer.Option(min=1, help="of every partitioned topic (default: as many as those there are have, else 6)"),
+    ] = None,
     replication_factor: Annotated[
         int | None, typer.Option(min=1, help="copies of each partition (default: 3, or as many as there are brokers)")
     ] = None,
@@ -548,19 +551,27 @@ def topics_create(
     """Make the topics that are missing; may be called again."""
     import asyncio
 
-    from streams.application_topics import topic_specs
+    from streams.application_topics import choose_partitions, misfits, topic_specs
     from streams.connections import connection_of
     from streams.kafka.topics import ensure_topics
 
-    report = asyncio.run(ensure_topics(topic_specs(settings, partitions, replication_factor), connection_of(settings)))
+    connection = connection_of(settings)
+    wanted = partitions
+    if wanted is None:
+        wanted, as_in = asyncio.run(choose_partitions(settings, connection))
+        why = f"as of {', '.join(as_in)}" if as_in else "the default, as there is no topic yet"
+        _complain(f"{wanted} partitions, {why}; --partitions N asks for another number")
+    report = asyncio.run(ensure_topics(topic_specs(settings, wanted, replication_factor), connection))
     for name in report.created:
         _answer(f"created   {name}")
     for name in report.existing:
         _answer(f"existing  {name}")
-    if report.unlike:
-        listed = ", ".join(f"{name} has {count}" for name, count in report.unlike.items())
+    unlike = misfits(settings, report.unlike, wanted) if partitions is None else report.unlike
+    if unlike:
+        listed = ", ".join(f"{name} has {count}" for name, count in unlike.items())
+        asked = "what fits" if partitions is None else f"what was asked for (--partitions {partitions})"
         raise CommandError(
-            f"not what was asked for (--partitions {partitions}), and left as it is: {listed} partitions. "
+            f"not {asked}, and left as it is: {listed} partitions. "
             "`rollcall topics check` tells whether the topics fit together, docs/topics.md how to get another number"
         )
 
