@@ -220,6 +220,38 @@ def _instant(text: str | None, flag: str) -> int | None:
         raise CommandError(f"{flag} {text}: {error.message}", WRONG_USE) from None
 
 
+# --- settings as flags ------------------------------------------------------------------------------------------------
+
+
+def settings_flags(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command a flag for each of these settings, and the settings in force as its argument `settings`."""
+
+    def give(command: Callable[..., None]) -> Callable[..., None]:
+        def run(**flags: Any) -> None:
+            command(settings=_settings({name: flags.pop(name) for name in names}), **flags)
+
+        own = [
+            each for each in inspect.signature(command, eval_str=True).parameters.values() if each.name != "settings"
+        ]
+        keyword_only = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own]
+        parameters = [*keyword_only, *map(_flag, names)]
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # read by typer
+        run.__annotations__ = {each.name: each.annotation for each in parameters}
+        run.__doc__, run.__name__ = command.__doc__, command.__name__
+        return run
+
+    return give
+
+
+def _flag(name: str) -> inspect.Parameter:
+    option = typer.Option(f"--{name.replace('_', '-')}", help=Settings.model_fields[name].description)
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(name, kind, default=None, annotation=Annotated[str | None, option])
+
+
+with_settings = settings_flags(*Settings.model_fields)
+
+
 # --- replay ----------------------------------------------------------------------------------------------------------
 
 
@@ -391,7 +423,9 @@ def members(
 
 
 @app.command()
+@settings_flags("web_host", "web_port", "web_advertise", "api_token")
 def explain(
+    settings: Settings,
     customer: Annotated[str, typer.Argument(help="id of the customer")],
     segment: Annotated[str | None, typer.Argument(help="id of the segment (default: all)")] = None,
     state: Annotated[
@@ -416,7 +450,8 @@ def explain(
     _require_text("SEGMENT", segment)
     try:
         if state is None:
-            answer = explain_over_http(url or worker_url(_settings()), customer, segment)
+            token = settings.api_token.get_secret_value() if settings.api_token is not None else None
+            answer = explain_over_http(url or worker_url(settings), customer, segment, token)
         else:
             with open_readers(state) as readers:
                 answer = explain_customer(readers, customer, segment)
@@ -431,29 +466,6 @@ def explain(
 
 
 # --- worker and topics ------------------------------------------------------------------------------------------------
-
-
-def with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command one flag for each setting, and the settings in force as its only argument."""
-
-    def run(**flags: Any) -> None:
-        command(_settings({name: flags.pop(name) for name in Settings.model_fields}), **flags)
-
-    own = [each for each in inspect.signature(command, eval_str=True).parameters.values() if each.name != "settings"]
-    settings = [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=None,
-            annotation=Annotated[str | None, typer.Option(f"--{name.replace('_', '-')}", help=field.description)],
-        )
-        for name, field in Settings.model_fields.items()
-    ]
-    keyword_only = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own]
-    run.__signature__ = inspect.Signature([*keyword_only, *settings])  # type: ignore[attr-defined]  # read by typer
-    run.__annotations__ = {each.name: each.annotation for each in [*keyword_only, *settings]}
-    run.__doc__, run.__name__ = command.__doc__, command.__name__
-    return run
 
 
 @app.command()

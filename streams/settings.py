@@ -31,6 +31,7 @@ PREFIX = "ROLLCALL_"
 HIGHEST_PORT = 65_535
 LONGEST_TIMEOUT_MS = (1 << 31) - 1  # Kafka's protocol has 32 bits for it
 LONGEST_GRACE = "1d"
+SHORTEST_TOKEN = 16
 WORKER_URL = re.compile(r"https?://[^\s/?#]+(/[^\s?#]*)?")
 TOPIC = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._-]{1,249}")  # what Kafka takes
 DURATION = re.compile(r"[0-9]{1,9}(ms|[smhdw])")
@@ -120,7 +121,7 @@ class Settings(BaseSettings):
         50_000, ge=100, le=100_000_000, description="decoded customers a partition keeps in memory"
     )
     cache_mib: int = Field(64, ge=8, le=10_000_000, description="MiB of RocksDB block cache, shared by all partitions")
-    web_host: str = Field("127.0.0.1", min_length=1, description="address of /metrics, /livez and /readyz")
+    web_host: str = Field("127.0.0.1", min_length=1, description="address of /api, /metrics, /livez and /readyz")
     web_port: int = Field(6066, ge=0, le=HIGHEST_PORT, description="port of the same; 0: any free one")
     web_advertise: str | None = Field(
         None,
@@ -129,8 +130,8 @@ class Settings(BaseSettings):
     )
     api_token: SecretStr | None = Field(
         None,
-        min_length=16,
-        description="bearer token of whoever changes segments over HTTP; without one only this machine may",
+        description="bearer token of whoever changes segments over HTTP, or asks under a name that is not the worker's "
+        "own; without one only this machine may change them",
     )
     log_format: Literal["console", "json"] | None = Field(None, description="default: console on a terminal, else json")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what is logged")
@@ -183,6 +184,16 @@ class Settings(BaseSettings):
     @classmethod
     def _none_for_empty(cls, value: Any) -> Any:
         return None if value == "" else value
+
+    @field_validator("api_token")
+    @classmethod
+    def _can_be_sent(cls, value: SecretStr | None) -> SecretStr | None:
+        token = "" if value is None else value.get_secret_value()
+        if value is not None and len(token) < SHORTEST_TOKEN:
+            raise ValueError(f"expected at least {SHORTEST_TOKEN} characters, got {len(token)}")
+        if not token.isprintable() or token != token.strip():
+            raise ValueError("expected printable characters with no space at either end, and no line feed after them")
+        return value
 
     @field_validator("web_advertise")
     @classmethod

@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 from contextlib import closing
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import orjson
@@ -19,6 +21,8 @@ from state.rocksdb_store import RocksdbStore
 from state.store import WriteSet
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+
+TOKEN = "correct horse battery"
 
 SEGMENTS = """
 segments:
@@ -202,6 +206,33 @@ def test_explaining_asks_a_worker_or_looks_into_a_folder_and_not_both(state: Pat
     nobody = rollcall("explain", "anna", ROLLCALL_WEB_PORT="1")
     assert (nobody.returncode, nobody.stdout) == (1, "")
     assert nobody.stderr.startswith("rollcall: http://127.0.0.1:1/api/customers/anna?changes=0 cannot be reached (")
+
+
+@pytest.mark.parametrize("how", ["flag", "variable"])
+def test_explaining_shows_the_worker_the_setting_api_token(how: str) -> None:
+    asked: list[str | None] = []
+
+    class Worker(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.headers.get("Authorization"))
+            self.send_error(401)
+
+        def log_message(self, *_: object) -> None:
+            """Nothing, as the test says what is wrong."""
+
+    with HTTPServer(("127.0.0.1", 0), Worker) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        words = ["explain", "anna", "--url", f"http://127.0.0.1:{server.server_port}"]
+        if how == "flag":
+            done = rollcall(*words, "--api-token", TOKEN)
+        else:
+            done = rollcall(*words, ROLLCALL_API_TOKEN=TOKEN)
+        server.shutdown()
+    assert asked == [f"Bearer {TOKEN}"]
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "answered 401: " in done.stderr
+    assert "is not that of the worker" in done.stderr
+    assert TOKEN not in done.stderr
 
 
 @pytest.mark.parametrize("url", ["foo", "127.0.0.1:6066", "ftp://a.example", "http://", "http://[", "http://a:x"])
