@@ -10,9 +10,9 @@ import logging
 import os
 import re
 import signal
-import stat
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from enum import StrEnum
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -25,7 +25,17 @@ from conditions.changes import Change
 from conditions.definition_plans import DefinitionRefused, DuplicateName, UnknownSegment
 from conditions.documents import DocumentErrors, SegmentDocument
 from conditions.times import TimeError, parse_time
+from connectors.lines import STANDARD
 from state.store import StateError, Store
+from streams.command_files import (
+    FileNameError,
+    as_file,
+    open_text,
+    read_document,
+    require_apart,
+    require_events,
+    shown_input,
+)
 from streams.settings import (
     HIGHEST_PORT,
     Settings,
@@ -36,6 +46,7 @@ from streams.settings import (
 )
 
 FAILED, WRONG_USE = 1, 2
+FILE = "<path>"
 INTERRUPTED = 128 + signal.SIGINT
 BROKEN_PIPE = 128 + signal.SIGPIPE
 
@@ -115,7 +126,7 @@ def _explain_failure(error: Exception) -> int | None:
     if isinstance(error, DocumentErrors):
         print_document_errors(error)
         return WRONG_USE
-    if isinstance(error, SettingsError):
+    if isinstance(error, SettingsError | FileNameError):
         _complain(str(error))
         return WRONG_USE
     if isinstance(error, CommandError):
@@ -133,10 +144,11 @@ def _explain_failure(error: Exception) -> int | None:
     return None
 
 
-def _os_error(error: OSError) -> str:
-    """The file and what is wrong with it, without the number of the error."""
+def _os_error(error: OSError, source: str | None = None) -> str:
+    """The file, of which `source` is the name where the error has none, and what is wrong with it; no number."""
     reason = error.strerror or ", ".join(map(str, error.args))
-    return f"{error.filename}: {reason}" if error.filename is not None else reason
+    name = source if error.filename is None else error.filename
+    return reason if name is None else f"{name or repr(name)}: {reason}"
 
 
 def print_document_errors(error: DocumentErrors, source: str = "") -> None:
@@ -157,16 +169,17 @@ def _answer_json(value: Any) -> None:
     _answer(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
 
-def _segments(path: Path) -> list[SegmentDocument]:
+def _segments(name: str | Path, called: str = "") -> list[SegmentDocument]:
     from connectors.segment_files import load_segments
 
+    source = called or shown_input(str(name))
     try:
-        return load_segments(path)
+        return load_segments(read_document(str(name)))
     except DocumentErrors as error:
-        print_document_errors(error, str(path))
+        print_document_errors(error, source)
         raise typer.Exit(WRONG_USE) from None
     except OSError as error:
-        raise CommandError(_os_error(error), WRONG_USE) from error
+        raise CommandError(_os_error(error, source), WRONG_USE) from error
 
 
 def _settings(flags: dict[str, Any] | None = None) -> Settings:
@@ -174,33 +187,6 @@ def _settings(flags: dict[str, Any] | None = None) -> Settings:
     for line in ignored_variables(os.environ):
         _complain(line)
     return load_settings(flags)
-
-
-def _require_events(path: Path) -> None:
-    if not path.exists():
-        raise CommandError(f"{path}: no such file", WRONG_USE)
-    if path.is_dir():
-        raise CommandError(f"{path}: a folder; name a file of events", WRONG_USE)
-
-
-def _require_apart(read: Mapping[str, str | Path], written: Mapping[str, str | Path | None]) -> None:
-    """Refuse to write to a file that is read or written already; by what the user calls each of them."""
-    taken = {_identity(path): name for name, path in read.items()}
-    for name, path in written.items():
-        if path is None or (identity := _identity(path)) is None:
-            continue
-        if identity in taken:
-            raise CommandError(f"{name} {path} is the file of {taken[identity]} too: name another file", WRONG_USE)
-        taken[identity] = name
-
-
-def _identity(path: str | Path) -> object:
-    """What two names of a file have in common; None for what keeps nothing, such as a pipe or a device."""
-    try:
-        found = os.stat(path)  # noqa: PTH116 - for both kinds of names
-    except OSError:
-        return Path(path).resolve()
-    return (found.st_dev, found.st_ino) if stat.S_ISREG(found.st_mode) else None
 
 
 def _require_text(name: str, text: str | None) -> None:
@@ -257,29 +243,36 @@ with_settings = settings_flags(*Settings.model_fields)
 
 @app.command()
 def replay(
-    segments: Annotated[Path, typer.Option(help="segment documents, YAML or JSON")],
-    events: Annotated[str, typer.Option(help="events, one JSON object a line; `-`: standard input; `.gz` is read too")],
+    segments: Annotated[str, typer.Option(metavar=FILE, help="segment documents, YAML or JSON")],
+    events: Annotated[str, typer.Option(metavar=FILE, help="events, one JSON object a line; `.gz` is read too")],
     until: Annotated[str | None, typer.Option(help="move the clock there at the end (RFC 3339)")] = None,
     state: Annotated[Path | None, typer.Option(help="folder to keep state in; the same command then goes on")] = None,
-    output: Annotated[str | None, typer.Option(help="file for the changes (default: standard output)")] = None,
-    dead_letters: Annotated[str | None, typer.Option(help="file for invalid lines (default: standard error)")] = None,
+    output: Annotated[
+        str | None, typer.Option(metavar=FILE, help="file for the changes (default: standard output)")
+    ] = None,
+    dead_letters: Annotated[
+        str | None, typer.Option(metavar=FILE, help="file for invalid lines (default: standard error)")
+    ] = None,
     members: Annotated[
         bool, typer.Option("--members", help="end with how many are in each segment, on standard error")
     ] = False,
 ) -> None:
-    """Play a file of events and write every membership change, in order, as JSON lines."""
+    """Play a file of events and write every membership change, in order, as JSON lines.
+
+    A file called - is standard input where it is read, and standard output where it is written.
+    """
     from state.memory_store import MemoryStore
     from state.rocksdb_store import RocksdbStore
     from streams.memory import tune_memory
     from streams.progress import replay_progress
     from streams.replay import Replay
 
+    require_apart(
+        {"--segments": segments, "--events": events}, {"--output": output or STANDARD, "--dead-letters": dead_letters}
+    )
     documents = _segments(segments)
     until_ms = _instant(until, "--until")
-    if events != "-":
-        _require_events(Path(events))
-    read = {"--segments": segments} if events == "-" else {"--segments": segments, "--events": Path(events)}
-    _require_apart(read, {"--output": output, "--dead-letters": dead_letters})
+    require_events(events)
     store = MemoryStore() if state is None else RocksdbStore.open(state)
     tune_memory()
     try:
@@ -309,7 +302,8 @@ def _size_table(store: Store, documents: list[SegmentDocument]) -> str:
 @app.command()
 def convert(
     purchases: Annotated[
-        Path, typer.Argument(help="a purchase list: CSV, or columns between spaces; a header line first")
+        str,
+        typer.Argument(metavar="LIST", help="a purchase list: CSV, or columns between spaces; a header line first"),
     ],
     customer: Annotated[str, typer.Option(help="name of the column with the customer")],
     date: Annotated[str, typer.Option(help="name of the column with the date or time")],
@@ -319,30 +313,34 @@ def convert(
     product: Annotated[str | None, typer.Option(help="name of the column with the product")] = None,
     quantity: Annotated[str | None, typer.Option(help="name of the column with the product's quantity")] = None,
     separator: Annotated[str | None, typer.Option(help="character between columns (default: the header tells)")] = None,
-    output: Annotated[Path | None, typer.Option(help="file to write (default: standard output)")] = None,
+    output: Annotated[str | None, typer.Option(metavar=FILE, help="file to write (default: standard output)")] = None,
 ) -> None:
-    """Turn a purchase list into events that `replay` reads and producers can send."""
+    """Turn a purchase list into events that `replay` reads and producers can send.
+
+    A file called - is standard input where it is read, and standard output where it is written.
+    """
     from connectors.purchases import Columns, PurchaseListError
     from connectors.purchases import convert as convert_purchases
 
     columns = Columns(customer, date, total, order_id, currency, product, quantity)
     if separator is not None and len(separator) != 1:
         raise CommandError(f"--separator {separator!r}: expected one character", WRONG_USE)
-    _require_apart({"the purchase list": purchases}, {"--output": output})
+    require_apart({"the purchase list": purchases}, {"--output": output or STANDARD})
+    name = shown_input(purchases)
     try:
-        with purchases.open(encoding="utf-8-sig", newline="") as source:
+        with open_text(purchases) as source:
             lines = list(convert_purchases(source, columns, separator=separator))
     except PurchaseListError as error:
-        raise CommandError("\n".join(f"{purchases}: {each}" for each in str(error).splitlines()), WRONG_USE) from None
+        raise CommandError("\n".join(f"{name}: {each}" for each in str(error).splitlines()), WRONG_USE) from None
     except UnicodeDecodeError as error:
-        raise CommandError(f"{purchases}: {error}", WRONG_USE) from error
+        raise CommandError(f"{name}: {error}", WRONG_USE) from error
     except OSError as error:
-        raise CommandError(_os_error(error), WRONG_USE) from error
-    if output is None:
+        raise CommandError(_os_error(error, name), WRONG_USE) from error
+    if output in (None, STANDARD):
         sys.stdout.buffer.write(b"".join(lines))
         sys.stdout.flush()
     else:
-        output.write_bytes(b"".join(lines))
+        Path(output).write_bytes(b"".join(lines))
     sys.stderr.write(f"{len(lines):,} events\n")
 
 
@@ -350,16 +348,20 @@ def convert(
 
 
 @app.command()
-def validate(files: Annotated[list[Path], typer.Argument(help="segment documents, YAML or JSON")]) -> None:
+def validate(
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE...", help="segment documents, YAML or JSON; `-`: standard input")
+    ],
+) -> None:
     """Check segment documents and report every error with its path."""
     wrong = False
-    for path in files:
+    for name in files:
         try:
-            count = len(_segments(path))
+            count = len(_segments(name))
         except typer.Exit:
             wrong = True
         else:
-            _answer(f"{path}: {count} segment{'s' if count != 1 else ''}, no errors")
+            _answer(f"{shown_input(name)}: {count} segment{'s' if count != 1 else ''}, no errors")
     if wrong:
         raise typer.Exit(WRONG_USE)
 
@@ -524,6 +526,8 @@ def changes(
     from streams.connections import connection_of
     from streams.subscribe import Subscription, read_changes
 
+    if position == Path(STANDARD):
+        raise CommandError("--position -: the position is read and written again and again; name a file", WRONG_USE)
     if members and not settings.memberships_topic:
         raise CommandError("--members needs a memberships_topic, and it is turned off", WRONG_USE)
     wanted = frozenset(segment or ())
@@ -608,8 +612,13 @@ def topics_check(
 
 @app.command("run")
 def run_everything(
-    segments: Annotated[Path | None, typer.Option(help="segment documents (default: the demo's)")] = None,
-    events: Annotated[Path | None, typer.Option(help="events, one JSON object a line (default: the demo's)")] = None,
+    segments: Annotated[
+        str | None, typer.Option(metavar=FILE, help="segment documents; `-`: standard input (default: the demo's)")
+    ] = None,
+    events: Annotated[
+        str | None,
+        typer.Option(metavar=FILE, help="events, one JSON object a line; `-`: standard input (default: the demo's)"),
+    ] = None,
     speed: Annotated[
         str, typer.Option(help="event time that passes in a second, such as 12h or 30d; or `max`")
     ] = "30d",
@@ -637,24 +646,26 @@ def run_everything(
     if events is not None and segments is None:
         raise CommandError("--events FILE needs --segments FILE: the demo's segments are about purchases", WRONG_USE)
     if events is not None:
-        _require_events(events)
+        require_apart({"--segments": segments or "", "--events": events}, {})
+        require_events(events)
     if broker is BrokerChoice.mock and partitions > MOCK_PARTITIONS:
         raise CommandError(f"the mock broker has {MOCK_PARTITIONS} partitions; --broker kafka takes more", WRONG_USE)
-    path = segments or DEMO_SEGMENTS
-    documents = _segments(path)
-    options = RunOptions(
-        segments=path,
-        documents=documents,
-        events=events,
-        speed=_speed(speed),
-        broker=broker.value,
-        partitions=partitions,
-        keep=keep,
-        web_port=web_port,
-        original_times=original_times or _names_instants(documents),
-        keeps_running=sys.stdout.isatty() if keep_running is None else keep_running,
-    )
-    code = run_all(options, sys.stdout)
+    file = segments or str(DEMO_SEGMENTS)
+    with as_file(file) as path, nullcontext() if events is None else as_file(events) as events_file:
+        documents = _segments(path, shown_input(file))
+        options = RunOptions(
+            segments=path,
+            documents=documents,
+            events=events_file,
+            speed=_speed(speed),
+            broker=broker.value,
+            partitions=partitions,
+            keep=keep,
+            web_port=web_port,
+            original_times=original_times or _names_instants(documents),
+            keeps_running=sys.stdout.isatty() if keep_running is None else keep_running,
+        )
+        code = run_all(options, sys.stdout)
     if code:
         raise typer.Exit(code)
 
@@ -705,7 +716,13 @@ def _tell(answer: Any, as_json: bool) -> None:
 @with_settings
 def segments_apply(
     settings: Settings,
-    file: Annotated[Path, typer.Argument(help="segment documents, YAML or JSON; a version counts for a new segment")],
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE",
+            help="segment documents, YAML or JSON; `-`: standard input; a version counts for a new segment",
+        ),
+    ],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would be done")] = False,
     expect_version: ExpectOption = None,
     as_json: JsonOption = False,
@@ -716,7 +733,7 @@ def segments_apply(
 
     documents = _segments(file)
     if expect_version is not None and len(documents) > 1:
-        raise CommandError(f"--expect-version is for one segment; {file} has {len(documents)}", WRONG_USE)
+        raise CommandError(f"--expect-version is for one segment; {shown_input(file)} has {len(documents)}", WRONG_USE)
     _tell(apply_segments(definitions_log(settings), documents, expect_version, dry_run=dry_run), as_json)
 
 

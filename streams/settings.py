@@ -25,6 +25,7 @@ from pydantic_settings import (
 
 from conditions.kinds import duration_ms
 from conditions.wording import did_you_mean, nearest_word, shorten
+from connectors.lines import STANDARD
 
 SETTINGS_FILE = "rollcall.toml"
 PREFIX = "ROLLCALL_"
@@ -193,6 +194,13 @@ class Settings(BaseSettings):
             raise ValueError(f"expected at least {SHORTEST_TOKEN} characters, got {len(token)}")
         if not token.isprintable() or token != token.strip():
             raise ValueError("expected printable characters with no space at either end, and no line feed after them")
+        return value
+
+    @field_validator("segments")
+    @classmethod
+    def _is_a_file(cls, value: Path | None) -> Path | None:
+        if value == Path(STANDARD):
+            raise ValueError("expected a file, got -: each process of a worker reads it, at every start")
         return value
 
     @field_validator("web_advertise")

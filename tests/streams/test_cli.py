@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -223,10 +224,7 @@ def test_explaining_shows_the_worker_the_setting_api_token(how: str) -> None:
     with HTTPServer(("127.0.0.1", 0), Worker) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         words = ["explain", "anna", "--url", f"http://127.0.0.1:{server.server_port}"]
-        if how == "flag":
-            done = rollcall(*words, "--api-token", TOKEN)
-        else:
-            done = rollcall(*words, ROLLCALL_API_TOKEN=TOKEN)
+        done = rollcall(*words, "--api-token", TOKEN) if how == "flag" else rollcall(*words, ROLLCALL_API_TOKEN=TOKEN)
         server.shutdown()
     assert asked == [f"Bearer {TOKEN}"]
     assert (done.returncode, done.stdout) == (1, "")
@@ -327,6 +325,82 @@ def test_no_output_of_a_replay_destroys_another_file_of_it(folder: Path, flags: 
     assert done.stderr == f"rollcall: {complaint}: name another file\n"
     assert (folder / "events.ndjson").read_bytes() == EVENTS
     assert (folder / "segments.yaml").read_text() == SEGMENTS
+
+
+@pytest.mark.parametrize(
+    ("words", "redirected", "complaint"),
+    [
+        (["--events", "events.ndjson"], ">> events.ndjson", "standard output is the file of --events too"),
+        (["--events", "events.ndjson", "--output", "-"], ">> events.ndjson", "standard output is the file of --events"),
+        (["--events", "-", "--output", "events.ndjson"], "< events.ndjson", "--output events.ndjson is the file of"),
+        (["--events", "-", "--dead-letters", "link"], "< events.ndjson", "--dead-letters link is the file of --events"),
+        (["--events", "events.ndjson", "--output", "o", "--dead-letters", "-"], ">> o", "standard output is the file"),
+    ],
+)
+def test_what_is_read_is_not_written_over_by_way_of_the_shell(
+    folder: Path, words: list[str], redirected: str, complaint: str
+) -> None:
+    (folder / "link").symlink_to("events.ndjson")
+    command = shlex.join([sys.executable, "-m", "streams.cli", "replay", "--segments", "segments.yaml", *words])
+    done = subprocess.run(
+        ["sh", "-c", f"{command} {redirected}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=folder,
+        env=environment(),
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"rollcall: {complaint}")
+    assert (folder / "events.ndjson").read_bytes() == EVENTS
+
+
+def test_a_dash_is_standard_output_and_makes_no_file(folder: Path) -> None:
+    words = ["replay", "--segments", "segments.yaml", "--events", "-", "--output", "-", "--dead-letters", "-"]
+    done = rollcall(*words, "--state", "st", at=folder, given=EVENTS.decode() + "{\n")
+    assert done.returncode == 0, done.stderr
+    assert [min(orjson.loads(line)) for line in done.stdout.splitlines()] == ["cause"] * 4 + ["code"]
+    plain = rollcall("replay", "--segments", "segments.yaml", "--events", "events.ndjson", "--output", "out", at=folder)
+    assert plain.stdout == ""
+    assert sorted(each.name for each in folder.iterdir()) == ["events.ndjson", "out", "segments.yaml", "st"]
+    # A path that ends in it is a file like any other.
+    done = rollcall("replay", "--segments", "segments.yaml", "--events", "events.ndjson", "--output", "./-", at=folder)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert len((folder / "-").read_bytes().splitlines()) == 4
+
+
+def test_a_dash_is_standard_input_for_segments_and_lists(folder: Path) -> None:
+    assert rollcall("validate", "-", given=SEGMENTS).stdout == "standard input: 2 segments, no errors\n"
+    wrong = rollcall("validate", "-", given="segments: 7")
+    assert (wrong.returncode, wrong.stderr.split(": ")[:2]) == (2, ["rollcall", "standard input"])
+    done = rollcall("replay", "--segments", "-", "--events", "events.ndjson", at=folder, given=SEGMENTS)
+    assert (done.returncode, done.stdout.count("\n")) == (0, 4), done.stderr
+    columns = ["--customer", "who", "--date", "when", "--total", "what"]
+    converted = rollcall(
+        "convert", "-", *columns, "--output", "-", given="\ufeffwho,when,what\nanna,2024-01-01,10.50\n"
+    )
+    assert orjson.loads(converted.stdout)["customer_id"] == "anna"
+    wrong = rollcall("convert", "-", *columns, given="who,when,what\nanna,2024-01-01,x\n")
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith("rollcall: standard input: line 2: ")
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["replay", "--segments", "-", "--events", "-"], "--segments and --events are both -: "),
+        (["run", "--segments", "-", "--events", "-"], "--segments and --events are both -: "),
+        (["changes", "--position", "-"], "--position -: "),
+        (
+            ["worker", "--segments", "-"],
+            "segments (flag --segments, ",
+        ),
+    ],
+)
+def test_a_dash_is_refused_where_one_reading_will_not_do(words: list[str], complaint: str) -> None:
+    done = rollcall(*words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"rollcall: {complaint}")
 
 
 def test_devices_may_be_named_twice(folder: Path) -> None:
