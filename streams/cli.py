@@ -36,6 +36,7 @@ from streams.command_files import (
     require_events,
     shown_input,
 )
+from streams.command_words import Commands, examples, file_argument, file_option
 from streams.settings import (
     HIGHEST_PORT,
     Settings,
@@ -46,20 +47,27 @@ from streams.settings import (
 )
 
 FAILED, WRONG_USE = 1, 2
-FILE = "<path>"
 INTERRUPTED = 128 + signal.SIGINT
 BROKEN_PIPE = 128 + signal.SIGPIPE
 
+
 app = typer.Typer(
     name="rollcall",
+    cls=Commands,
     help="Who is in which segment, exactly, as events arrive and as time passes.",
+    epilog=examples("rollcall run", "rollcall replay --help"),
+    context_settings={"help_option_names": ["--help", "-h"]},
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
-StateOption = Annotated[Path, typer.Option("--state", help="folder that `replay --state` or a worker wrote")]
+
+StateOption = Annotated[
+    str,
+    file_option("folder that `replay --state` or a worker wrote", "--state"),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="answer as JSON")]
 
 
@@ -84,6 +92,8 @@ def main() -> None:
     assert logging.lastResort is not None, "nobody has taken it away"
     # Where no log is set up: the warnings of libraries.
     logging.lastResort.setFormatter(logging.Formatter("rollcall: %(message)s"))
+    # What the terminal's encoding lacks is shown as an escape, as on standard error.
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a TextIOWrapper
     sys.exit(_exit_code())
 
 
@@ -166,7 +176,14 @@ def _answer(text: str) -> None:
 
 
 def _answer_json(value: Any) -> None:
-    _answer(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+    _answer_bytes(msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
+
+
+def _answer_bytes(content: bytes) -> None:
+    """Write what is UTF-8 whatever the terminal's encoding is."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(content)
+    sys.stdout.buffer.flush()
 
 
 def _segments(name: str | Path, called: str = "") -> list[SegmentDocument]:
@@ -189,12 +206,19 @@ def _settings(flags: dict[str, Any] | None = None) -> Settings:
     return load_settings(flags)
 
 
-def _require_text(name: str, text: str | None) -> None:
-    """Refuse an argument whose bytes are not UTF-8."""
+def _id(name: str, text: str) -> str:
+    """The argument of that name, also where the locale has made other characters of UTF-8."""
     try:
-        (text or "").encode()
-    except UnicodeEncodeError:
+        found = text if not _has_surrogates(text) else os.fsencode(text).decode()
+    except UnicodeDecodeError:
         raise CommandError(f"{name}: expected UTF-8, got {text!a}", WRONG_USE) from None
+    if not found:
+        raise CommandError(f"{name}: expected an id, got {text!r}", WRONG_USE)
+    return found
+
+
+def _has_surrogates(text: str) -> bool:
+    return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _instant(text: str | None, flag: str) -> int | None:
@@ -209,31 +233,58 @@ def _instant(text: str | None, flag: str) -> int | None:
 # --- settings as flags ------------------------------------------------------------------------------------------------
 
 
-def settings_flags(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command a flag for each of these settings, and the settings in force as its argument `settings`."""
+def settings_flags(*names: str, hidden: Sequence[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command a flag for each of these settings, and the settings in force as its argument `settings`.
+
+    The hidden ones are taken too, and not told of.
+    """
 
     def give(command: Callable[..., None]) -> Callable[..., None]:
         def run(**flags: Any) -> None:
-            command(settings=_settings({name: flags.pop(name) for name in names}), **flags)
+            command(settings=_settings({name: flags.pop(name) for name in (*names, *hidden)}), **flags)
 
-        own = [
-            each for each in inspect.signature(command, eval_str=True).parameters.values() if each.name != "settings"
-        ]
-        keyword_only = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own]
-        parameters = [*keyword_only, *map(_flag, names)]
-        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # read by typer
-        run.__annotations__ = {each.name: each.annotation for each in parameters}
+        taken = inspect.signature(command, eval_str=True).parameters.values()
+        own = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in taken if each.name != "settings"]
+        settings = [_flag(name, is_hidden=name in hidden) for name in (*names, *hidden)]
+        run.__signature__ = inspect.Signature([*own, *settings])  # type: ignore[attr-defined]  # read by typer
+        run.__annotations__ = {each.name: each.annotation for each in [*own, *settings]}
         run.__doc__, run.__name__ = command.__doc__, command.__name__
         return run
 
     return give
 
 
-def _flag(name: str) -> inspect.Parameter:
-    option = typer.Option(f"--{name.replace('_', '-')}", help=Settings.model_fields[name].description)
+def _flag(name: str, *, is_hidden: bool) -> inspect.Parameter:
+    help_text = Settings.model_fields[name].description
+    option = typer.Option(f"--{name.replace('_', '-')}", help=help_text, hidden=is_hidden)
     kind = inspect.Parameter.KEYWORD_ONLY
     return inspect.Parameter(name, kind, default=None, annotation=Annotated[str | None, option])
 
+
+def kafka_flags(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """The flags of a command that asks Kafka: how to reach it and these settings; all others are taken too."""
+    shown = [name for name in Settings.model_fields if name in (*CONNECTION_SETTINGS, *names)]
+    return settings_flags(*shown, hidden=[name for name in Settings.model_fields if name not in shown])
+
+
+CONNECTION_SETTINGS = (
+    "bootstrap_servers",
+    "security_protocol",
+    "sasl_mechanism",
+    "sasl_username",
+    "sasl_password",
+    "ssl_cafile",
+    "ssl_certfile",
+    "ssl_keyfile",
+)
+APPLICATION_TOPICS = (
+    "app_id",
+    "topics",
+    "changes_topic",
+    "memberships_topic",
+    "dead_letters_topic",
+    "definitions_topic",
+)
 
 with_settings = settings_flags(*Settings.model_fields)
 
@@ -241,17 +292,27 @@ with_settings = settings_flags(*Settings.model_fields)
 # --- replay ----------------------------------------------------------------------------------------------------------
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "rollcall replay --segments lapsed.yaml --events visits.ndjson --until 2026-03-05T00:00:00Z",
+        "tail -n 1000 visits.ndjson | rollcall replay --segments lapsed.yaml --events -",
+    )
+)
 def replay(
-    segments: Annotated[str, typer.Option(metavar=FILE, help="segment documents, YAML or JSON")],
-    events: Annotated[str, typer.Option(metavar=FILE, help="events, one JSON object a line; `.gz` is read too")],
+    segments: Annotated[str, file_option("segment documents, YAML or JSON")],
+    events: Annotated[str, file_option("events, one JSON object a line; `.gz` is read too")],
     until: Annotated[str | None, typer.Option(help="move the clock there at the end (RFC 3339)")] = None,
-    state: Annotated[Path | None, typer.Option(help="folder to keep state in; the same command then goes on")] = None,
+    state: Annotated[
+        str | None,
+        file_option("folder to keep state in; the same command then goes on"),
+    ] = None,
     output: Annotated[
-        str | None, typer.Option(metavar=FILE, help="file for the changes (default: standard output)")
+        str | None,
+        file_option("file for the changes (default: standard output)"),
     ] = None,
     dead_letters: Annotated[
-        str | None, typer.Option(metavar=FILE, help="file for invalid lines (default: standard error)")
+        str | None,
+        file_option("file for invalid lines (default: standard error)"),
     ] = None,
     members: Annotated[
         bool, typer.Option("--members", help="end with how many are in each segment, on standard error")
@@ -299,11 +360,13 @@ def _size_table(store: Store, documents: list[SegmentDocument]) -> str:
     return "\n".join(["", *size_lines(definitions, count_members(store, definitions)), ""])
 
 
-@app.command()
+@app.command(
+    epilog=examples("rollcall convert orders.csv --customer buyer --date day --total amount --output events.ndjson")
+)
 def convert(
     purchases: Annotated[
         str,
-        typer.Argument(metavar="LIST", help="a purchase list: CSV, or columns between spaces; a header line first"),
+        file_argument("a purchase list: CSV, or columns between spaces; a header line first", "LIST"),
     ],
     customer: Annotated[str, typer.Option(help="name of the column with the customer")],
     date: Annotated[str, typer.Option(help="name of the column with the date or time")],
@@ -313,7 +376,7 @@ def convert(
     product: Annotated[str | None, typer.Option(help="name of the column with the product")] = None,
     quantity: Annotated[str | None, typer.Option(help="name of the column with the product's quantity")] = None,
     separator: Annotated[str | None, typer.Option(help="character between columns (default: the header tells)")] = None,
-    output: Annotated[str | None, typer.Option(metavar=FILE, help="file to write (default: standard output)")] = None,
+    output: Annotated[str | None, file_option("file to write (default: standard output)")] = None,
 ) -> None:
     """Turn a purchase list into events that `replay` reads and producers can send.
 
@@ -347,11 +410,9 @@ def convert(
 # --- documents -------------------------------------------------------------------------------------------------------
 
 
-@app.command()
+@app.command(epilog=examples("rollcall validate segments/*.yaml"))
 def validate(
-    files: Annotated[
-        list[str], typer.Argument(metavar="FILE...", help="segment documents, YAML or JSON; `-`: standard input")
-    ],
+    files: Annotated[list[str], file_argument("segment documents, YAML or JSON; `-`: standard input", "FILE...")],
 ) -> None:
     """Check segment documents and report every error with its path."""
     wrong = False
@@ -387,13 +448,13 @@ def docs(
             raise CommandError("there is no folder docs/ here: run it in a checkout of Rollcall", WRONG_USE)
         page.write_text(reference_markdown(), encoding="utf-8")
     else:
-        _answer(reference_markdown().rstrip("\n"))
+        _answer_bytes(reference_markdown().encode())
 
 
 # --- state -----------------------------------------------------------------------------------------------------------
 
 
-@app.command()
+@app.command(epilog=examples("rollcall members --state state", "rollcall members --state state lapsed"))
 def members(
     state: StateOption,
     segment: Annotated[
@@ -405,7 +466,8 @@ def members(
     from conditions.wording import escape_unprintable
     from streams.inspection import UnknownSegmentError, add_sizes, open_readers, size_lines
 
-    with open_readers(state) as readers:
+    segment = None if segment is None else _id("SEGMENT", segment)
+    with open_readers(Path(state)) as readers:
         if segment is None:
             sizes = add_sizes(readers)
             if as_json:
@@ -424,14 +486,15 @@ def members(
             raise CommandError(str(error), WRONG_USE) from None
 
 
-@app.command()
+@app.command(epilog=examples("rollcall explain ada", "rollcall explain ada lapsed --state state"))
 @settings_flags("web_host", "web_port", "web_advertise", "api_token")
 def explain(
     settings: Settings,
     customer: Annotated[str, typer.Argument(help="id of the customer")],
     segment: Annotated[str | None, typer.Argument(help="id of the segment (default: all)")] = None,
     state: Annotated[
-        Path | None, typer.Option("--state", help="folder that `replay --state` or a worker wrote, instead of a worker")
+        str | None,
+        file_option("folder that `replay --state` or a worker wrote, instead of a worker", "--state"),
     ] = None,
     url: Annotated[
         str | None,
@@ -448,14 +511,14 @@ def explain(
         raise CommandError("--state looks into a folder and --url asks a worker: give one of them", WRONG_USE)
     if url is not None and not is_worker_url(url):
         raise CommandError(f"--url {url}: expected a URL such as http://127.0.0.1:6066", WRONG_USE)
-    _require_text("CUSTOMER", customer)
-    _require_text("SEGMENT", segment)
+    customer = _id("CUSTOMER", customer)
+    segment = None if segment is None else _id("SEGMENT", segment)
     try:
         if state is None:
             token = settings.api_token.get_secret_value() if settings.api_token is not None else None
             answer = explain_over_http(url or worker_url(settings), customer, segment, token)
         else:
-            with open_readers(state) as readers:
+            with open_readers(Path(state)) as readers:
                 answer = explain_customer(readers, customer, segment)
     except UnknownSegmentError as error:
         raise CommandError(str(error), WRONG_USE) from None
@@ -470,7 +533,9 @@ def explain(
 # --- worker and topics ------------------------------------------------------------------------------------------------
 
 
-@app.command()
+@app.command(
+    epilog=examples("rollcall worker --bootstrap-servers broker-1:9092 --data-dir /var/lib/rollcall --processes 4")
+)
 @with_settings
 def worker(
     settings: Settings,
@@ -510,8 +575,13 @@ def fixed_worker(settings: Settings) -> None:
     raise typer.Exit(BROKEN_PIPE if stream.is_closed else 0)
 
 
-@app.command()
-@with_settings
+@app.command(
+    epilog=examples(
+        "rollcall changes --members --position place.json",
+        "rollcall changes --segment lapsed --follow",
+    )
+)
+@kafka_flags("changes_topic", "memberships_topic")
 def changes(
     settings: Settings,
     segment: Annotated[list[str] | None, typer.Option(help="only of this segment; may be given several times")] = None,
@@ -548,12 +618,12 @@ def changes(
     asyncio.run(read_changes(subscription))
 
 
-topics = typer.Typer(help="Make and check the topics.", no_args_is_help=True)
+topics = typer.Typer(cls=Commands, help="Make and check the topics.", no_args_is_help=True)
 app.add_typer(topics, name="topics")
 
 
-@topics.command("create")
-@with_settings
+@topics.command("create", epilog=examples("rollcall topics create --partitions 12 --bootstrap-servers broker-1:9092"))
+@kafka_flags(*APPLICATION_TOPICS)
 def topics_create(
     settings: Settings,
     partitions: Annotated[
@@ -593,7 +663,7 @@ def topics_create(
 
 
 @topics.command("check")
-@with_settings
+@kafka_flags(*APPLICATION_TOPICS, "processes", "message_max_bytes")
 def topics_check(
     settings: Settings, sample: Annotated[int, typer.Option(min=1, help="records to look at, of each partition")] = 1000
 ) -> None:
@@ -610,14 +680,21 @@ def topics_check(
     _answer("no problems found")
 
 
-@app.command("run")
+@app.command(
+    "run",
+    epilog=examples(
+        "rollcall run",
+        "rollcall run --segments segments.yaml --events events.ndjson --speed max",
+    ),
+)
 def run_everything(
     segments: Annotated[
-        str | None, typer.Option(metavar=FILE, help="segment documents; `-`: standard input (default: the demo's)")
+        str | None,
+        file_option("segment documents; `-`: standard input (default: the demo's)"),
     ] = None,
     events: Annotated[
         str | None,
-        typer.Option(metavar=FILE, help="events, one JSON object a line; `-`: standard input (default: the demo's)"),
+        file_option("events, one JSON object a line; `-`: standard input (default: the demo's)"),
     ] = None,
     speed: Annotated[
         str, typer.Option(help="event time that passes in a second, such as 12h or 30d; or `max`")
@@ -697,7 +774,12 @@ ExpectOption = Annotated[
     int | None, typer.Option(min=0, help="refuse where another version is in force (0: where there is one)")
 ]
 
-segments_app = typer.Typer(help="Look at segment definitions and change them, while workers run.", no_args_is_help=True)
+segments_app = typer.Typer(
+    cls=Commands,
+    help="Look at segment definitions and change them, while workers run.",
+    epilog=examples("rollcall segments apply --dry-run segments.yaml", "rollcall segments show lapsed"),
+    no_args_is_help=True,
+)
 app.add_typer(segments_app, name="segments")
 
 
@@ -713,14 +795,13 @@ def _tell(answer: Any, as_json: bool) -> None:
 
 
 @segments_app.command("apply")
-@with_settings
+@kafka_flags("app_id", "definitions_topic", "message_max_bytes")
 def segments_apply(
     settings: Settings,
     file: Annotated[
         str,
-        typer.Argument(
-            metavar="FILE",
-            help="segment documents, YAML or JSON; `-`: standard input; a version counts for a new segment",
+        file_argument(
+            "segment documents, YAML or JSON; `-`: standard input; a version counts for a new segment", "FILE"
         ),
     ],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would be done")] = False,
@@ -738,7 +819,7 @@ def segments_apply(
 
 
 @segments_app.command("list")
-@with_settings
+@kafka_flags("app_id", "definitions_topic")
 def segments_list(settings: Settings, as_json: JsonOption = False) -> None:
     """List all segments with version and name."""
     from streams.live_definitions import definitions_log
@@ -748,7 +829,7 @@ def segments_list(settings: Settings, as_json: JsonOption = False) -> None:
 
 
 @segments_app.command("show")
-@with_settings
+@kafka_flags("app_id", "definitions_topic")
 def segments_show(settings: Settings, segment: SegmentArgument, as_json: JsonOption = False) -> None:
     """Print a segment's document, as JSON."""
     from streams.live_definitions import definitions_log
@@ -758,7 +839,7 @@ def segments_show(settings: Settings, segment: SegmentArgument, as_json: JsonOpt
 
 
 @segments_app.command("delete")
-@with_settings
+@kafka_flags("app_id", "definitions_topic", "message_max_bytes")
 def segments_delete(
     settings: Settings, segment: SegmentArgument, expect_version: ExpectOption = None, as_json: JsonOption = False
 ) -> None:
@@ -770,7 +851,7 @@ def segments_delete(
 
 
 @segments_app.command("history")
-@with_settings
+@kafka_flags("app_id", "definitions_topic")
 def segments_history(settings: Settings, segment: SegmentArgument, as_json: JsonOption = False) -> None:
     """Say what changed with each of a segment's last versions, as far as the topic still tells."""
     from streams.live_definitions import definitions_log
@@ -798,6 +879,21 @@ def config(as_json: JsonOption = False) -> None:
 def version() -> None:
     """Print the version."""
     _answer(f"rollcall {installed_version('rollcall')}")
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        version()
+        raise typer.Exit
+
+
+@app.callback()
+def start(
+    _: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """The options before a command; what they are for is done as they are read."""
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ def require_apart(read: Mapping[str, str], written: Mapping[str, str | None]) ->
 def _identity(path: str, standard: int) -> object:
     """What two names of a file have in common; None for what keeps nothing, such as a pipe or a device."""
     try:
-        found = os.fstat(standard) if path == STANDARD else os.stat(path)  # noqa: PTH116 - as fstat
+        found = os.fstat(standard) if path == STANDARD else os.stat(path)  # noqa: PTH116 - like fstat beside it
     except OSError:
         return Path(path).resolve()
     return (found.st_dev, found.st_ino) if stat.S_ISREG(found.st_mode) else None

@@ -105,6 +105,77 @@ def test_wrong_words_end_with_2_and_a_hint(words: list[str]) -> None:
 def test_version_is_printed() -> None:
     done = rollcall("version")
     assert (done.returncode, done.stdout.split()[0]) == (0, "rollcall")
+    assert rollcall("--version").stdout == done.stdout
+
+
+def test_help_tells_of_each_command_in_whole_sentences_and_shows_how_it_is_called() -> None:
+    for words in ([], ["segments"], ["topics"]):
+        done = rollcall(*words, "-h", COLUMNS="60")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "..." not in done.stdout.partition("Commands:")[2]
+        assert rollcall(*words, "--help", COLUMNS="60").stdout == done.stdout
+    for command in ("replay", "convert", "validate", "members", "explain", "worker", "changes", "run"):
+        assert f"\n    rollcall {command} " in rollcall(command, "-h").stdout + " "
+
+
+def test_a_command_shows_the_settings_that_it_uses_and_takes_the_others_too(tmp_path: Path) -> None:
+    shown = rollcall("changes", "--help").stdout
+    assert "--bootstrap-servers" in shown
+    assert "--changes-topic" in shown
+    assert "--data-dir" not in shown
+    done = rollcall("changes", "--data-dir", "data", "--bootstrap-servers", "nowhere", "--web-port", "x", at=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("rollcall: web_port (flag --web-port, ")
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["replay", "--segments", "segments.yaml", "--events", "events.ndjson", "--state", ""], "--state"),
+        (["replay", "--segments", "segments.yaml", "--events", "events.ndjson", "--output", ""], "--output"),
+        (["replay", "--segments", "", "--events", "events.ndjson"], "--segments"),
+        (["members", "--state", ""], "--state"),
+        (["validate", "segments.yaml", ""], "FILE..."),
+        (["convert", "", "--customer", "a", "--date", "b", "--total", "c"], "LIST"),
+    ],
+)
+def test_an_empty_path_is_refused_and_is_not_the_working_folder(folder: Path, words: list[str], name: str) -> None:
+    done = rollcall(*words, at=folder)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"Invalid value for '{name}': expected a path, got an empty text" in done.stderr
+    assert sorted(each.name for each in folder.iterdir()) == ["events.ndjson", "segments.yaml"]
+
+
+def test_an_empty_id_is_refused(state: Path) -> None:
+    for words, name in (
+        (["explain", ""], "CUSTOMER"),
+        (["explain", "anna", ""], "SEGMENT"),
+        (["members", ""], "SEGMENT"),
+    ):
+        done = rollcall(*words, "--state", str(state))
+        assert (done.returncode, done.stdout, done.stderr) == (2, "", f"rollcall: {name}: expected an id, got ''\n")
+
+
+def test_where_the_locale_knows_no_other_letters_than_ascii_ids_are_read_and_escaped(folder: Path) -> None:
+    customer = "Zoë"
+    (folder / "segments.yaml").write_text(SEGMENTS.replace("Buyers", "Käufer"))
+    (folder / "events.ndjson").write_bytes(orjson.dumps(order(1, customer, "2024-01-01T00:00:00Z")))
+    replay = rollcall("replay", "--segments", "segments.yaml", "--events", "events.ndjson", "--state", "st", at=folder)
+    assert replay.returncode == 0, replay.stderr
+
+    def plain(*words: str) -> bytes:
+        no_utf_8 = environment(LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+        command = [sys.executable, "-m", "streams.cli", *words]
+        done = subprocess.run(command, capture_output=True, check=False, cwd=folder, env=no_utf_8)
+        assert (done.returncode, done.stderr) == (0, b"")
+        return done.stdout
+
+    assert plain("members", "buyers", "--state", "st") == b"Zo\\xeb\n"
+    assert orjson.loads(plain("members", "buyers", "--state", "st", "--json")) == [customer]
+    assert plain("explain", customer, "--state", "st").startswith(b"Zo\\xeb, as of ")
+    assert orjson.loads(plain("explain", customer, "--state", "st", "--json"))["customer_id"] == customer
+    assert b"K\\xe4ufer" in plain("members", "--state", "st")
+    assert plain("docs").decode().startswith("#")
 
 
 def test_a_valid_document_is_said_to_be_so(folder: Path) -> None:
