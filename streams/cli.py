@@ -50,7 +50,6 @@ FAILED, WRONG_USE = 1, 2
 INTERRUPTED = 128 + signal.SIGINT
 BROKEN_PIPE = 128 + signal.SIGPIPE
 
-
 app = typer.Typer(
     name="rollcall",
     cls=Commands,
@@ -63,11 +62,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-
-StateOption = Annotated[
-    str,
-    file_option("folder that `replay --state` or a worker wrote", "--state"),
-]
+StateOption = Annotated[str, file_option("folder that `replay --state` or a worker wrote", "--state")]
 JsonOption = Annotated[bool, typer.Option("--json", help="answer as JSON")]
 
 
@@ -302,18 +297,9 @@ def replay(
     segments: Annotated[str, file_option("segment documents, YAML or JSON")],
     events: Annotated[str, file_option("events, one JSON object a line; `.gz` is read too")],
     until: Annotated[str | None, typer.Option(help="move the clock there at the end (RFC 3339)")] = None,
-    state: Annotated[
-        str | None,
-        file_option("folder to keep state in; the same command then goes on"),
-    ] = None,
-    output: Annotated[
-        str | None,
-        file_option("file for the changes (default: standard output)"),
-    ] = None,
-    dead_letters: Annotated[
-        str | None,
-        file_option("file for invalid lines (default: standard error)"),
-    ] = None,
+    state: Annotated[str | None, file_option("folder to keep state in; the same command then goes on")] = None,
+    output: Annotated[str | None, file_option("file for the changes (default: standard output)")] = None,
+    dead_letters: Annotated[str | None, file_option("file for invalid lines (default: standard error)")] = None,
     members: Annotated[
         bool, typer.Option("--members", help="end with how many are in each segment, on standard error")
     ] = False,
