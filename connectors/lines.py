@@ -20,6 +20,8 @@ MAX_VALUE_BYTES = 1_048_576
 """The largest event, in bytes (1 MiB)."""
 
 CHUNK_BYTES = 262_144
+STANDARD = "-"
+"""Names standard input where a file is read, and standard output where one is written."""
 
 _is_space = methodcaller("isspace")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -63,7 +65,7 @@ class LineBatch(msgspec.Struct, frozen=True):
 
 def open_lines(name: str) -> BinaryIO:
     """The file as bytes, decompressed where its name ends in `.gz`; `-` is standard input. Raises OSError."""
-    if name == "-":
+    if name == STANDARD:
         return sys.stdin.buffer
     if name.endswith(".gz"):
         return cast(BinaryIO, gzip.open(name, "rb"))

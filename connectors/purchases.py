@@ -154,7 +154,7 @@ class _Rows:
         names = [name.strip() for name in header]
         for name in self.columns.values():
             if names.count(name) != 1:
-                listed = shorten(", ".join(names))
+                listed = shorten(", ".join(names)) or "nothing"
                 self.report(number, f'column "{name}": expected it exactly once in the header, got {listed}')
         return {} if self.problems else {field: names.index(name) for field, name in self.columns.items()}
 

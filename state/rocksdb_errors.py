@@ -1,10 +1,12 @@
-"""What RocksDB's error messages mean, and what mends each.
+"""What errors of RocksDB and of the system mean, and what mends each.
 
-rocksdict raises a plain `Exception` for all of them, so the text is all there is to tell them apart.
+rocksdict raises a plain `Exception` for all of RocksDB's, so the text is all there is to tell them apart.
 """
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,9 +44,14 @@ _CAUSES = (
         "Free some space, then restart: until then the state can be read, but takes no more writes",
     ),
     _Cause(
-        re.compile(r"Permission denied|Operation not permitted|Read-only file system"),
+        re.compile(r"Permission denied|Operation not permitted"),
         "this user may not write to it",
         "Check the owner and the rights of the folder and of all that is in it",
+    ),
+    _Cause(
+        re.compile(r"Read-only file system"),
+        "its file system is read-only",
+        "Name a folder elsewhere",
     ),
     _Cause(
         re.compile(r"Too many open files"),
@@ -55,6 +62,11 @@ _CAUSES = (
         re.compile(r"File exists \(os error|Not a directory"),
         "the path, or one above it, is a file",
         "Check the path",
+    ),
+    _Cause(
+        re.compile(r"primary may have switched to a new MANIFEST"),
+        "its list of files is not there: the process that writes to it was just changing it, or it is damaged",
+        f"Try again. If that does not help: {MOVE_AWAY}",
     ),
     _Cause(
         re.compile(r"Column famil(y|ies) not|does not exist \(create_if_missing"),
@@ -72,12 +84,45 @@ _CAUSES = (
 
 
 def state_error(doing: str, folder: Path, error: Exception) -> StateError:
-    """The error to raise where RocksDB raised `error` as one tried to `doing` (open, read …) the state."""
+    """The error to raise where `error` came up as one tried to `doing` (open, read …) the state."""
     text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.errno in _OF_A_PATH:
+        return refusal(doing, folder, *_path_fault(folder, error.errno))
     for known in _CAUSES:
         if known.pattern.search(text):
             return refusal(doing, folder, f"{known.cause} ({text})", known.remedy, is_unreadable=known.is_unreadable)
     return refusal(doing, folder, text, "Restart; if that does not help, move the folder away and restart")
+
+
+_OF_A_PATH = {
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+}
+
+
+def _path_fault(folder: Path, code: int) -> tuple[str, str]:
+    """What is wrong with the path where the system refused it, and what mends that."""
+    there = [each for each in [*reversed(folder.parents), folder] if os.path.lexists(each)]
+    nearest = there[-1] if there else folder
+    if code in {errno.ENOTDIR, errno.EEXIST}:
+        obstacle = next((each for each in there if not os.path.isdir(each)), nearest)  # noqa: PTH112 - raises never
+        is_dangling = obstacle.is_symlink() and not obstacle.exists()
+        cause = "a link to what is not there" if is_dangling else "a file and no folder"
+        return f"{obstacle} is {cause}", "Check the path"
+    if code in {errno.EACCES, errno.EPERM}:
+        rights = "Check the owner and the rights of that folder and of those above it"
+        return f"this user may not write to {nearest}, or not enter it", rights
+    if code == errno.EROFS:
+        return f"the file system of {nearest} is read-only", "Name a folder elsewhere"
+    if code == errno.ENOENT:
+        return f"no folder can be made in {nearest}", "Name a folder elsewhere"
+    return os.strerror(code).lower(), "Check the path"
 
 
 def refusal(doing: str, folder: Path, cause: str, remedy: str, *, is_unreadable: bool = False) -> StateError:

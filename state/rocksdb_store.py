@@ -98,6 +98,8 @@ class RocksdbStore:
         # Not in a folder that was there before: if it is another program's, that could not open it any more.
         options.create_missing_column_families(is_new)
         with translated("open", folder):
+            # RocksDB would do it too, but call a path that cannot be the damage of what was there.
+            folder.mkdir(parents=True, exist_ok=True)
             database = Rdict(str(folder), options, _families(cache, write_buffer_bytes))
         return cls(folder, database)._with_known_format()
 
@@ -109,13 +111,14 @@ class RocksdbStore:
         """
         folder = Path(path)
         if not _holds_database(folder):
-            raise refusal("open", folder, "there is none", "Check the path")
+            cause = "the folder holds none" if folder.exists() else "there is no such folder"
+            raise refusal("open", folder, cause, "Check the path")
         cache = block_cache(cache_bytes)
         options = _options(cache)
         # A file that the writer compacts away stays readable for those who have it open.
         options.set_max_open_files(_ALL_FILES)
-        with translated("open", folder), ExitStack() as undo:
-            scratch = undo.enter_context(TemporaryDirectory(prefix="rollcall-reader-"))
+        with ExitStack() as undo, translated("open", folder):
+            scratch = undo.enter_context(_scratch_folder(folder))
             database = Rdict(str(folder), options, _families(cache), AccessType.secondary(scratch))
             _catch_up(database, folder)
             scratch_folder = undo.pop_all()
@@ -323,10 +326,19 @@ class _Cursor(Iterator[tuple[bytes, bytes]]):
 
 
 def _holds_database(folder: Path) -> bool:
-    with translated("open", folder):
-        if folder.exists() and not folder.is_dir():
-            raise refusal("open", folder, "the path is a file", "Check the path")
-        return (folder / "CURRENT").exists()
+    with translated("open", folder), suppress(FileNotFoundError):
+        (folder / "CURRENT").stat()
+        return True
+    return False
+
+
+def _scratch_folder(folder: Path) -> TemporaryDirectory[str]:
+    """Raises StateError, which names the folder that is to be read."""
+    try:
+        return TemporaryDirectory(prefix="rollcall-reader-")
+    except OSError as error:
+        cause = f"reading it needs a temporary folder, and none can be made ({error.strerror or error})"
+        raise refusal("open", folder, cause, "Set TMPDIR to a folder that this user may write to") from error
 
 
 def _catch_up(reader: Rdict, folder: Path) -> None:

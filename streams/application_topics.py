@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from typing import NamedTuple
 
@@ -18,6 +18,15 @@ from streams.kafka.topics import TopicSpec, describe_topics
 from streams.outgoing import changelog_topic
 from streams.settings import Settings
 from streams.topic_problems import Output, Problem, Severity, find_problems
+
+DEFAULT_PARTITIONS = 6
+
+
+class Chosen(NamedTuple):
+    """How many partitions topics are made with where nobody said."""
+
+    partitions: int
+    as_in: Sequence[str] = ()  # the topics that have so many already; none: it is the default
 
 
 class Findings(NamedTuple):
@@ -60,6 +69,30 @@ def topic_specs(settings: Settings, partitions: int, replication_factor: int | N
         for output in output_topics(settings)
     ]
     return specs
+
+
+async def choose_partitions(settings: Settings, connection: Connection) -> Chosen:
+    """As many as the inputs have, else as the outputs have, else the default. Raises StreamsError."""
+    outputs = [each.name for each in partitioned_outputs(settings)]
+    topics = await describe_topics([*settings.topics, *outputs], connection)
+    counts = {name: topic.partitions for name, topic in topics.items()}
+    return chosen_partitions(settings.topics, outputs, counts)
+
+
+def chosen_partitions(inputs: Sequence[str], outputs: Sequence[str], counts: Mapping[str, int]) -> Chosen:
+    """The same, of topics whose numbers of partitions are known: the largest, where they are not one."""
+    for names in (inputs, outputs):
+        there = [name for name in names if name in counts]
+        if there:
+            most = max(counts[name] for name in there)
+            return Chosen(most, [name for name in there if counts[name] == most])
+    return Chosen(DEFAULT_PARTITIONS)
+
+
+def misfits(settings: Settings, unlike: Mapping[str, int], partitions: int) -> dict[str, int]:
+    """Those of the topics with another number of partitions that do not fit: an output may have more."""
+    may_have_more = {each.name for each in partitioned_outputs(settings)}
+    return {name: count for name, count in unlike.items() if not (name in may_have_more and count > partitions)}
 
 
 async def look_at_topics(settings: Settings, connection: Connection, outputs: Sequence[Output]) -> Findings:

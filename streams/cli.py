@@ -6,12 +6,13 @@ Exit codes: 0 fine, 1 the work failed, 2 wrong use or an invalid input document.
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 import re
 import signal
-import stat
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from enum import StrEnum
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -24,7 +25,18 @@ from conditions.changes import Change
 from conditions.definition_plans import DefinitionRefused, DuplicateName, UnknownSegment
 from conditions.documents import DocumentErrors, SegmentDocument
 from conditions.times import TimeError, parse_time
+from connectors.lines import STANDARD
 from state.store import StateError, Store
+from streams.command_files import (
+    FileNameError,
+    as_file,
+    open_text,
+    read_document,
+    require_apart,
+    require_events,
+    shown_input,
+)
+from streams.command_words import Commands, examples, file_argument, file_option
 from streams.settings import (
     HIGHEST_PORT,
     Settings,
@@ -40,14 +52,17 @@ BROKEN_PIPE = 128 + signal.SIGPIPE
 
 app = typer.Typer(
     name="rollcall",
+    cls=Commands,
     help="Who is in which segment, exactly, as events arrive and as time passes.",
+    epilog=examples("rollcall run", "rollcall replay --help"),
+    context_settings={"help_option_names": ["--help", "-h"]},
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
-StateOption = Annotated[Path, typer.Option("--state", help="folder that `replay --state` or a worker wrote")]
+StateOption = Annotated[str, file_option("folder that `replay --state` or a worker wrote", "--state")]
 JsonOption = Annotated[bool, typer.Option("--json", help="answer as JSON")]
 
 
@@ -69,6 +84,11 @@ class CommandError(Exception):
 def main() -> None:
     """The entry point of the `rollcall` command."""
     _open_closed_streams()
+    assert logging.lastResort is not None, "nobody has taken it away"
+    # Where no log is set up: the warnings of libraries.
+    logging.lastResort.setFormatter(logging.Formatter("rollcall: %(message)s"))
+    # What the terminal's encoding lacks is shown as an escape, as on standard error.
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a TextIOWrapper
     sys.exit(_exit_code())
 
 
@@ -111,7 +131,7 @@ def _explain_failure(error: Exception) -> int | None:
     if isinstance(error, DocumentErrors):
         print_document_errors(error)
         return WRONG_USE
-    if isinstance(error, SettingsError):
+    if isinstance(error, SettingsError | FileNameError):
         _complain(str(error))
         return WRONG_USE
     if isinstance(error, CommandError):
@@ -129,10 +149,11 @@ def _explain_failure(error: Exception) -> int | None:
     return None
 
 
-def _os_error(error: OSError) -> str:
-    """The file and what is wrong with it, without the number of the error."""
+def _os_error(error: OSError, source: str | None = None) -> str:
+    """The file, of which `source` is the name where the error has none, and what is wrong with it; no number."""
     reason = error.strerror or ", ".join(map(str, error.args))
-    return f"{error.filename}: {reason}" if error.filename is not None else reason
+    name = source if error.filename is None else error.filename
+    return reason if name is None else f"{name or repr(name)}: {reason}"
 
 
 def print_document_errors(error: DocumentErrors, source: str = "") -> None:
@@ -150,19 +171,27 @@ def _answer(text: str) -> None:
 
 
 def _answer_json(value: Any) -> None:
-    _answer(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+    _answer_bytes(msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
 
 
-def _segments(path: Path) -> list[SegmentDocument]:
+def _answer_bytes(content: bytes) -> None:
+    """Write what is UTF-8 whatever the terminal's encoding is."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(content)
+    sys.stdout.buffer.flush()
+
+
+def _segments(name: str | Path, called: str = "") -> list[SegmentDocument]:
     from connectors.segment_files import load_segments
 
+    source = called or shown_input(str(name))
     try:
-        return load_segments(path)
+        return load_segments(read_document(str(name)))
     except DocumentErrors as error:
-        print_document_errors(error, str(path))
+        print_document_errors(error, source)
         raise typer.Exit(WRONG_USE) from None
     except OSError as error:
-        raise CommandError(_os_error(error), WRONG_USE) from error
+        raise CommandError(_os_error(error, source), WRONG_USE) from error
 
 
 def _settings(flags: dict[str, Any] | None = None) -> Settings:
@@ -172,39 +201,19 @@ def _settings(flags: dict[str, Any] | None = None) -> Settings:
     return load_settings(flags)
 
 
-def _require_events(path: Path) -> None:
-    if not path.exists():
-        raise CommandError(f"{path}: no such file", WRONG_USE)
-    if path.is_dir():
-        raise CommandError(f"{path}: a folder; name a file of events", WRONG_USE)
-
-
-def _require_apart(read: Mapping[str, str | Path], written: Mapping[str, str | Path | None]) -> None:
-    """Refuse to write to a file that is read or written already; by what the user calls each of them."""
-    taken = {_identity(path): name for name, path in read.items()}
-    for name, path in written.items():
-        if path is None or (identity := _identity(path)) is None:
-            continue
-        if identity in taken:
-            raise CommandError(f"{name} {path} is the file of {taken[identity]} too: name another file", WRONG_USE)
-        taken[identity] = name
-
-
-def _identity(path: str | Path) -> object:
-    """What two names of a file have in common; None for what keeps nothing, such as a pipe or a device."""
+def _id(name: str, text: str) -> str:
+    """The argument of that name, also where the locale has made other characters of UTF-8."""
     try:
-        found = os.stat(path)  # noqa: PTH116 - for both kinds of names
-    except OSError:
-        return Path(path).resolve()
-    return (found.st_dev, found.st_ino) if stat.S_ISREG(found.st_mode) else None
-
-
-def _require_text(name: str, text: str | None) -> None:
-    """Refuse an argument whose bytes are not UTF-8."""
-    try:
-        (text or "").encode()
-    except UnicodeEncodeError:
+        found = text if not _has_surrogates(text) else os.fsencode(text).decode()
+    except UnicodeDecodeError:
         raise CommandError(f"{name}: expected UTF-8, got {text!a}", WRONG_USE) from None
+    if not found:
+        raise CommandError(f"{name}: expected an id, got {text!r}", WRONG_USE)
+    return found
+
+
+def _has_surrogates(text: str) -> bool:
+    return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _instant(text: str | None, flag: str) -> int | None:
@@ -216,34 +225,101 @@ def _instant(text: str | None, flag: str) -> int | None:
         raise CommandError(f"{flag} {text}: {error.message}", WRONG_USE) from None
 
 
+# --- settings as flags ------------------------------------------------------------------------------------------------
+
+
+def settings_flags(*names: str, hidden: Sequence[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command a flag for each of these settings, and the settings in force as its argument `settings`.
+
+    The hidden ones are taken too, and not told of.
+    """
+
+    def give(command: Callable[..., None]) -> Callable[..., None]:
+        def run(**flags: Any) -> None:
+            command(settings=_settings({name: flags.pop(name) for name in (*names, *hidden)}), **flags)
+
+        taken = inspect.signature(command, eval_str=True).parameters.values()
+        own = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in taken if each.name != "settings"]
+        settings = [_flag(name, is_hidden=name in hidden) for name in (*names, *hidden)]
+        run.__signature__ = inspect.Signature([*own, *settings])  # type: ignore[attr-defined]  # read by typer
+        run.__annotations__ = {each.name: each.annotation for each in [*own, *settings]}
+        run.__doc__, run.__name__ = command.__doc__, command.__name__
+        return run
+
+    return give
+
+
+def _flag(name: str, *, is_hidden: bool) -> inspect.Parameter:
+    help_text = Settings.model_fields[name].description
+    option = typer.Option(f"--{name.replace('_', '-')}", help=help_text, hidden=is_hidden)
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(name, kind, default=None, annotation=Annotated[str | None, option])
+
+
+def kafka_flags(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """The flags of a command that asks Kafka: how to reach it and these settings; all others are taken too."""
+    shown = [name for name in Settings.model_fields if name in (*CONNECTION_SETTINGS, *names)]
+    return settings_flags(*shown, hidden=[name for name in Settings.model_fields if name not in shown])
+
+
+CONNECTION_SETTINGS = (
+    "bootstrap_servers",
+    "security_protocol",
+    "sasl_mechanism",
+    "sasl_username",
+    "sasl_password",
+    "ssl_cafile",
+    "ssl_certfile",
+    "ssl_keyfile",
+)
+APPLICATION_TOPICS = (
+    "app_id",
+    "topics",
+    "changes_topic",
+    "memberships_topic",
+    "dead_letters_topic",
+    "definitions_topic",
+)
+
+with_settings = settings_flags(*Settings.model_fields)
+
+
 # --- replay ----------------------------------------------------------------------------------------------------------
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "rollcall replay --segments lapsed.yaml --events visits.ndjson --until 2026-03-05T00:00:00Z",
+        "tail -n 1000 visits.ndjson | rollcall replay --segments lapsed.yaml --events -",
+    )
+)
 def replay(
-    segments: Annotated[Path, typer.Option(help="segment documents, YAML or JSON")],
-    events: Annotated[str, typer.Option(help="events, one JSON object a line; `-`: standard input; `.gz` is read too")],
+    segments: Annotated[str, file_option("segment documents, YAML or JSON")],
+    events: Annotated[str, file_option("events, one JSON object a line; `.gz` is read too")],
     until: Annotated[str | None, typer.Option(help="move the clock there at the end (RFC 3339)")] = None,
-    state: Annotated[Path | None, typer.Option(help="folder to keep state in; the same command then goes on")] = None,
-    output: Annotated[str | None, typer.Option(help="file for the changes (default: standard output)")] = None,
-    dead_letters: Annotated[str | None, typer.Option(help="file for invalid lines (default: standard error)")] = None,
+    state: Annotated[str | None, file_option("folder to keep state in; the same command then goes on")] = None,
+    output: Annotated[str | None, file_option("file for the changes (default: standard output)")] = None,
+    dead_letters: Annotated[str | None, file_option("file for invalid lines (default: standard error)")] = None,
     members: Annotated[
         bool, typer.Option("--members", help="end with how many are in each segment, on standard error")
     ] = False,
 ) -> None:
-    """Play a file of events and write every membership change, in order, as JSON lines."""
+    """Play a file of events and write every membership change, in order, as JSON lines.
+
+    A file called - is standard input where it is read, and standard output where it is written.
+    """
     from state.memory_store import MemoryStore
     from state.rocksdb_store import RocksdbStore
     from streams.memory import tune_memory
     from streams.progress import replay_progress
     from streams.replay import Replay
 
+    require_apart(
+        {"--segments": segments, "--events": events}, {"--output": output or STANDARD, "--dead-letters": dead_letters}
+    )
     documents = _segments(segments)
     until_ms = _instant(until, "--until")
-    if events != "-":
-        _require_events(Path(events))
-    read = {"--segments": segments} if events == "-" else {"--segments": segments, "--events": Path(events)}
-    _require_apart(read, {"--output": output, "--dead-letters": dead_letters})
+    require_events(events)
     store = MemoryStore() if state is None else RocksdbStore.open(state)
     tune_memory()
     try:
@@ -270,10 +346,13 @@ def _size_table(store: Store, documents: list[SegmentDocument]) -> str:
     return "\n".join(["", *size_lines(definitions, count_members(store, definitions)), ""])
 
 
-@app.command()
+@app.command(
+    epilog=examples("rollcall convert orders.csv --customer buyer --date day --total amount --output events.ndjson")
+)
 def convert(
     purchases: Annotated[
-        Path, typer.Argument(help="a purchase list: CSV, or columns between spaces; a header line first")
+        str,
+        file_argument("a purchase list: CSV, or columns between spaces; a header line first", "LIST"),
     ],
     customer: Annotated[str, typer.Option(help="name of the column with the customer")],
     date: Annotated[str, typer.Option(help="name of the column with the date or time")],
@@ -283,47 +362,53 @@ def convert(
     product: Annotated[str | None, typer.Option(help="name of the column with the product")] = None,
     quantity: Annotated[str | None, typer.Option(help="name of the column with the product's quantity")] = None,
     separator: Annotated[str | None, typer.Option(help="character between columns (default: the header tells)")] = None,
-    output: Annotated[Path | None, typer.Option(help="file to write (default: standard output)")] = None,
+    output: Annotated[str | None, file_option("file to write (default: standard output)")] = None,
 ) -> None:
-    """Turn a purchase list into events that `replay` reads and producers can send."""
+    """Turn a purchase list into events that `replay` reads and producers can send.
+
+    A file called - is standard input where it is read, and standard output where it is written.
+    """
     from connectors.purchases import Columns, PurchaseListError
     from connectors.purchases import convert as convert_purchases
 
     columns = Columns(customer, date, total, order_id, currency, product, quantity)
     if separator is not None and len(separator) != 1:
         raise CommandError(f"--separator {separator!r}: expected one character", WRONG_USE)
-    _require_apart({"the purchase list": purchases}, {"--output": output})
+    require_apart({"the purchase list": purchases}, {"--output": output or STANDARD})
+    name = shown_input(purchases)
     try:
-        with purchases.open(encoding="utf-8-sig", newline="") as source:
+        with open_text(purchases) as source:
             lines = list(convert_purchases(source, columns, separator=separator))
     except PurchaseListError as error:
-        raise CommandError("\n".join(f"{purchases}: {each}" for each in str(error).splitlines()), WRONG_USE) from None
+        raise CommandError("\n".join(f"{name}: {each}" for each in str(error).splitlines()), WRONG_USE) from None
     except UnicodeDecodeError as error:
-        raise CommandError(f"{purchases}: {error}", WRONG_USE) from error
+        raise CommandError(f"{name}: {error}", WRONG_USE) from error
     except OSError as error:
-        raise CommandError(_os_error(error), WRONG_USE) from error
-    if output is None:
+        raise CommandError(_os_error(error, name), WRONG_USE) from error
+    if output in (None, STANDARD):
         sys.stdout.buffer.write(b"".join(lines))
         sys.stdout.flush()
     else:
-        output.write_bytes(b"".join(lines))
+        Path(output).write_bytes(b"".join(lines))
     sys.stderr.write(f"{len(lines):,} events\n")
 
 
 # --- documents -------------------------------------------------------------------------------------------------------
 
 
-@app.command()
-def validate(files: Annotated[list[Path], typer.Argument(help="segment documents, YAML or JSON")]) -> None:
+@app.command(epilog=examples("rollcall validate segments/*.yaml"))
+def validate(
+    files: Annotated[list[str], file_argument("segment documents, YAML or JSON; `-`: standard input", "FILE...")],
+) -> None:
     """Check segment documents and report every error with its path."""
     wrong = False
-    for path in files:
+    for name in files:
         try:
-            count = len(_segments(path))
+            count = len(_segments(name))
         except typer.Exit:
             wrong = True
         else:
-            _answer(f"{path}: {count} segment{'s' if count != 1 else ''}, no errors")
+            _answer(f"{shown_input(name)}: {count} segment{'s' if count != 1 else ''}, no errors")
     if wrong:
         raise typer.Exit(WRONG_USE)
 
@@ -349,13 +434,13 @@ def docs(
             raise CommandError("there is no folder docs/ here: run it in a checkout of Rollcall", WRONG_USE)
         page.write_text(reference_markdown(), encoding="utf-8")
     else:
-        _answer(reference_markdown().rstrip("\n"))
+        _answer_bytes(reference_markdown().encode())
 
 
 # --- state -----------------------------------------------------------------------------------------------------------
 
 
-@app.command()
+@app.command(epilog=examples("rollcall members --state state", "rollcall members --state state lapsed"))
 def members(
     state: StateOption,
     segment: Annotated[
@@ -367,7 +452,8 @@ def members(
     from conditions.wording import escape_unprintable
     from streams.inspection import UnknownSegmentError, add_sizes, open_readers, size_lines
 
-    with open_readers(state) as readers:
+    segment = None if segment is None else _id("SEGMENT", segment)
+    with open_readers(Path(state)) as readers:
         if segment is None:
             sizes = add_sizes(readers)
             if as_json:
@@ -386,12 +472,15 @@ def members(
             raise CommandError(str(error), WRONG_USE) from None
 
 
-@app.command()
+@app.command(epilog=examples("rollcall explain ada", "rollcall explain ada lapsed --state state"))
+@settings_flags("web_host", "web_port", "web_advertise", "api_token")
 def explain(
+    settings: Settings,
     customer: Annotated[str, typer.Argument(help="id of the customer")],
     segment: Annotated[str | None, typer.Argument(help="id of the segment (default: all)")] = None,
     state: Annotated[
-        Path | None, typer.Option("--state", help="folder that `replay --state` or a worker wrote, instead of a worker")
+        str | None,
+        file_option("folder that `replay --state` or a worker wrote, instead of a worker", "--state"),
     ] = None,
     url: Annotated[
         str | None,
@@ -408,13 +497,14 @@ def explain(
         raise CommandError("--state looks into a folder and --url asks a worker: give one of them", WRONG_USE)
     if url is not None and not is_worker_url(url):
         raise CommandError(f"--url {url}: expected a URL such as http://127.0.0.1:6066", WRONG_USE)
-    _require_text("CUSTOMER", customer)
-    _require_text("SEGMENT", segment)
+    customer = _id("CUSTOMER", customer)
+    segment = None if segment is None else _id("SEGMENT", segment)
     try:
         if state is None:
-            answer = explain_over_http(url or worker_url(_settings()), customer, segment)
+            token = settings.api_token.get_secret_value() if settings.api_token is not None else None
+            answer = explain_over_http(url or worker_url(settings), customer, segment, token)
         else:
-            with open_readers(state) as readers:
+            with open_readers(Path(state)) as readers:
                 answer = explain_customer(readers, customer, segment)
     except UnknownSegmentError as error:
         raise CommandError(str(error), WRONG_USE) from None
@@ -429,30 +519,9 @@ def explain(
 # --- worker and topics ------------------------------------------------------------------------------------------------
 
 
-def with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command one flag for each setting, and the settings in force as its only argument."""
-
-    def run(**flags: Any) -> None:
-        command(_settings({name: flags.pop(name) for name in Settings.model_fields}), **flags)
-
-    own = [each for each in inspect.signature(command, eval_str=True).parameters.values() if each.name != "settings"]
-    settings = [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=None,
-            annotation=Annotated[str | None, typer.Option(f"--{name.replace('_', '-')}", help=field.description)],
-        )
-        for name, field in Settings.model_fields.items()
-    ]
-    keyword_only = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own]
-    run.__signature__ = inspect.Signature([*keyword_only, *settings])  # type: ignore[attr-defined]  # read by typer
-    run.__annotations__ = {each.name: each.annotation for each in [*keyword_only, *settings]}
-    run.__doc__, run.__name__ = command.__doc__, command.__name__
-    return run
-
-
-@app.command()
+@app.command(
+    epilog=examples("rollcall worker --bootstrap-servers broker-1:9092 --data-dir /var/lib/rollcall --processes 4")
+)
 @with_settings
 def worker(
     settings: Settings,
@@ -492,8 +561,13 @@ def fixed_worker(settings: Settings) -> None:
     raise typer.Exit(BROKEN_PIPE if stream.is_closed else 0)
 
 
-@app.command()
-@with_settings
+@app.command(
+    epilog=examples(
+        "rollcall changes --members --position place.json",
+        "rollcall changes --segment lapsed --follow",
+    )
+)
+@kafka_flags("changes_topic", "memberships_topic")
 def changes(
     settings: Settings,
     segment: Annotated[list[str] | None, typer.Option(help="only of this segment; may be given several times")] = None,
@@ -508,6 +582,8 @@ def changes(
     from streams.connections import connection_of
     from streams.subscribe import Subscription, read_changes
 
+    if position == Path(STANDARD):
+        raise CommandError("--position -: the position is read and written again and again; name a file", WRONG_USE)
     if members and not settings.memberships_topic:
         raise CommandError("--members needs a memberships_topic, and it is turned off", WRONG_USE)
     wanted = frozenset(segment or ())
@@ -528,15 +604,18 @@ def changes(
     asyncio.run(read_changes(subscription))
 
 
-topics = typer.Typer(help="Make and check the topics.", no_args_is_help=True)
+topics = typer.Typer(cls=Commands, help="Make and check the topics.", no_args_is_help=True)
 app.add_typer(topics, name="topics")
 
 
-@topics.command("create")
-@with_settings
+@topics.command("create", epilog=examples("rollcall topics create --partitions 12 --bootstrap-servers broker-1:9092"))
+@kafka_flags(*APPLICATION_TOPICS)
 def topics_create(
     settings: Settings,
-    partitions: Annotated[int, typer.Option(min=1, help="of every partitioned topic")] = 6,
+    partitions: Annotated[
+        int | None,
+        typer.Option(min=1, help="of every partitioned topic (default: as many as those there are have, else 6)"),
+    ] = None,
     replication_factor: Annotated[
         int | None, typer.Option(min=1, help="copies of each partition (default: 3, or as many as there are brokers)")
     ] = None,
@@ -544,25 +623,33 @@ def topics_create(
     """Make the topics that are missing; may be called again."""
     import asyncio
 
-    from streams.application_topics import topic_specs
+    from streams.application_topics import choose_partitions, misfits, topic_specs
     from streams.connections import connection_of
     from streams.kafka.topics import ensure_topics
 
-    report = asyncio.run(ensure_topics(topic_specs(settings, partitions, replication_factor), connection_of(settings)))
+    connection = connection_of(settings)
+    wanted = partitions
+    if wanted is None:
+        wanted, as_in = asyncio.run(choose_partitions(settings, connection))
+        why = f"as of {', '.join(as_in)}" if as_in else "the default, as there is no topic yet"
+        _complain(f"{wanted} partitions, {why}; --partitions N asks for another number")
+    report = asyncio.run(ensure_topics(topic_specs(settings, wanted, replication_factor), connection))
     for name in report.created:
         _answer(f"created   {name}")
     for name in report.existing:
         _answer(f"existing  {name}")
-    if report.unlike:
-        listed = ", ".join(f"{name} has {count}" for name, count in report.unlike.items())
+    unlike = misfits(settings, report.unlike, wanted) if partitions is None else report.unlike
+    if unlike:
+        listed = ", ".join(f"{name} has {count}" for name, count in unlike.items())
+        asked = "what fits" if partitions is None else f"what was asked for (--partitions {partitions})"
         raise CommandError(
-            f"not what was asked for (--partitions {partitions}), and left as it is: {listed} partitions. "
+            f"not {asked}, and left as it is: {listed} partitions. "
             "`rollcall topics check` tells whether the topics fit together, docs/topics.md how to get another number"
         )
 
 
 @topics.command("check")
-@with_settings
+@kafka_flags(*APPLICATION_TOPICS, "processes", "message_max_bytes")
 def topics_check(
     settings: Settings, sample: Annotated[int, typer.Option(min=1, help="records to look at, of each partition")] = 1000
 ) -> None:
@@ -579,10 +666,22 @@ def topics_check(
     _answer("no problems found")
 
 
-@app.command("run")
+@app.command(
+    "run",
+    epilog=examples(
+        "rollcall run",
+        "rollcall run --segments segments.yaml --events events.ndjson --speed max",
+    ),
+)
 def run_everything(
-    segments: Annotated[Path | None, typer.Option(help="segment documents (default: the demo's)")] = None,
-    events: Annotated[Path | None, typer.Option(help="events, one JSON object a line (default: the demo's)")] = None,
+    segments: Annotated[
+        str | None,
+        file_option("segment documents; `-`: standard input (default: the demo's)"),
+    ] = None,
+    events: Annotated[
+        str | None,
+        file_option("events, one JSON object a line; `-`: standard input (default: the demo's)"),
+    ] = None,
     speed: Annotated[
         str, typer.Option(help="event time that passes in a second, such as 12h or 30d; or `max`")
     ] = "30d",
@@ -610,24 +709,26 @@ def run_everything(
     if events is not None and segments is None:
         raise CommandError("--events FILE needs --segments FILE: the demo's segments are about purchases", WRONG_USE)
     if events is not None:
-        _require_events(events)
+        require_apart({"--segments": segments or "", "--events": events}, {})
+        require_events(events)
     if broker is BrokerChoice.mock and partitions > MOCK_PARTITIONS:
         raise CommandError(f"the mock broker has {MOCK_PARTITIONS} partitions; --broker kafka takes more", WRONG_USE)
-    path = segments or DEMO_SEGMENTS
-    documents = _segments(path)
-    options = RunOptions(
-        segments=path,
-        documents=documents,
-        events=events,
-        speed=_speed(speed),
-        broker=broker.value,
-        partitions=partitions,
-        keep=keep,
-        web_port=web_port,
-        original_times=original_times or _names_instants(documents),
-        keeps_running=sys.stdout.isatty() if keep_running is None else keep_running,
-    )
-    code = run_all(options, sys.stdout)
+    file = segments or str(DEMO_SEGMENTS)
+    with as_file(file) as path, nullcontext() if events is None else as_file(events) as events_file:
+        documents = _segments(path, shown_input(file))
+        options = RunOptions(
+            segments=path,
+            documents=documents,
+            events=events_file,
+            speed=_speed(speed),
+            broker=broker.value,
+            partitions=partitions,
+            keep=keep,
+            web_port=web_port,
+            original_times=original_times or _names_instants(documents),
+            keeps_running=sys.stdout.isatty() if keep_running is None else keep_running,
+        )
+        code = run_all(options, sys.stdout)
     if code:
         raise typer.Exit(code)
 
@@ -659,7 +760,12 @@ ExpectOption = Annotated[
     int | None, typer.Option(min=0, help="refuse where another version is in force (0: where there is one)")
 ]
 
-segments_app = typer.Typer(help="Look at segment definitions and change them, while workers run.", no_args_is_help=True)
+segments_app = typer.Typer(
+    cls=Commands,
+    help="Look at segment definitions and change them, while workers run.",
+    epilog=examples("rollcall segments apply --dry-run segments.yaml", "rollcall segments show lapsed"),
+    no_args_is_help=True,
+)
 app.add_typer(segments_app, name="segments")
 
 
@@ -675,10 +781,15 @@ def _tell(answer: Any, as_json: bool) -> None:
 
 
 @segments_app.command("apply")
-@with_settings
+@kafka_flags("app_id", "definitions_topic", "message_max_bytes")
 def segments_apply(
     settings: Settings,
-    file: Annotated[Path, typer.Argument(help="segment documents, YAML or JSON; a version counts for a new segment")],
+    file: Annotated[
+        str,
+        file_argument(
+            "segment documents, YAML or JSON; `-`: standard input; a version counts for a new segment", "FILE"
+        ),
+    ],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would be done")] = False,
     expect_version: ExpectOption = None,
     as_json: JsonOption = False,
@@ -689,12 +800,12 @@ def segments_apply(
 
     documents = _segments(file)
     if expect_version is not None and len(documents) > 1:
-        raise CommandError(f"--expect-version is for one segment; {file} has {len(documents)}", WRONG_USE)
+        raise CommandError(f"--expect-version is for one segment; {shown_input(file)} has {len(documents)}", WRONG_USE)
     _tell(apply_segments(definitions_log(settings), documents, expect_version, dry_run=dry_run), as_json)
 
 
 @segments_app.command("list")
-@with_settings
+@kafka_flags("app_id", "definitions_topic")
 def segments_list(settings: Settings, as_json: JsonOption = False) -> None:
     """List all segments with version and name."""
     from streams.live_definitions import definitions_log
@@ -704,7 +815,7 @@ def segments_list(settings: Settings, as_json: JsonOption = False) -> None:
 
 
 @segments_app.command("show")
-@with_settings
+@kafka_flags("app_id", "definitions_topic")
 def segments_show(settings: Settings, segment: SegmentArgument, as_json: JsonOption = False) -> None:
     """Print a segment's document, as JSON."""
     from streams.live_definitions import definitions_log
@@ -714,7 +825,7 @@ def segments_show(settings: Settings, segment: SegmentArgument, as_json: JsonOpt
 
 
 @segments_app.command("delete")
-@with_settings
+@kafka_flags("app_id", "definitions_topic", "message_max_bytes")
 def segments_delete(
     settings: Settings, segment: SegmentArgument, expect_version: ExpectOption = None, as_json: JsonOption = False
 ) -> None:
@@ -726,7 +837,7 @@ def segments_delete(
 
 
 @segments_app.command("history")
-@with_settings
+@kafka_flags("app_id", "definitions_topic")
 def segments_history(settings: Settings, segment: SegmentArgument, as_json: JsonOption = False) -> None:
     """Say what changed with each of a segment's last versions, as far as the topic still tells."""
     from streams.live_definitions import definitions_log
@@ -754,6 +865,21 @@ def config(as_json: JsonOption = False) -> None:
 def version() -> None:
     """Print the version."""
     _answer(f"rollcall {installed_version('rollcall')}")
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        version()
+        raise typer.Exit
+
+
+@app.callback()
+def start(
+    _: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """The options before a command; what they are for is done as they are read."""
 
 
 if __name__ == "__main__":

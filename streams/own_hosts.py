@@ -66,7 +66,7 @@ def _is_address(name: str) -> bool:
 
 def _reason(host: str) -> str:
     return (
-        f"the host {describe(host)} is no name of this worker: it answers only under localhost, an IP address, "
+        f"{describe(host)} is no name of this worker: it answers only under localhost, an IP address, "
         "web_host, and the host of web_advertise. Set web_advertise to the URL that you ask, or set api_token and send "
         "it as Authorization: Bearer"
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from connectors.lines import STANDARD
 from streams.replay import Totals
 
 
@@ -19,7 +20,7 @@ def replay_progress(events: str) -> Iterator[Callable[[Totals], None]]:
     if not sys.stderr.isatty():
         yield lambda _: None
         return
-    known = Path(events).is_file() and not events.endswith(".gz")
+    known = events != STANDARD and Path(events).is_file() and not events.endswith(".gz")
     columns = (
         TextColumn("replay"),
         BarColumn(),

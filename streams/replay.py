@@ -27,7 +27,7 @@ from conditions.times import HOUR_MS
 from connectors.changes import change_lines
 from connectors.dead_letters import dead_letter_line
 from connectors.json_events import decode_lines
-from connectors.lines import LineBatch, open_lines, read_batches, skip_to
+from connectors.lines import STANDARD, LineBatch, open_lines, read_batches, skip_to
 from state.definitions_record import require_segments
 from state.engine import Batch, BatchResult, PartitionEngine, latest_ms
 from state.store import Store
@@ -66,15 +66,14 @@ class ReplayError(Exception):
 
 
 class Output:
-    """Bytes to a file that may be continued, or to a stream that may not."""
+    """Bytes to a file that may be continued, or to a stream that may not: standard output for `-`."""
 
     def __init__(self, path: str | None, stream: BinaryIO, committed_bytes: int) -> None:
-        self._file: BinaryIO = stream
-        self._name = path or str(getattr(stream, "name", "the output"))
+        if path == STANDARD:
+            path, stream = None, sys.stdout.buffer
+        self._name = path or ("standard error" if stream is sys.stderr.buffer else "standard output")
         self.length_bytes = committed_bytes
-        if path is None:
-            return
-        self._file = _continue_file(Path(path), committed_bytes)
+        self._file = stream if path is None else _continue_file(Path(path), committed_bytes)
 
     def write(self, data: bytes) -> None:
         """Append, and hand over to the operating system: what was written survives this process."""
@@ -157,7 +156,7 @@ class Replay:
         Raises OSError, StateError and ReplayError; what was committed before stays.
         """
         started = time.monotonic()
-        with _named("standard input" if events == "-" else events), open_lines(events) as stream:
+        with _named("standard input" if events == STANDARD else events), open_lines(events) as stream:
             for batch in self._batches(stream, events):
                 applied = self._engine.marker.applied.get("", -1)
                 offsets = batch.offsets

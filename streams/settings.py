@@ -25,12 +25,14 @@ from pydantic_settings import (
 
 from conditions.kinds import duration_ms
 from conditions.wording import did_you_mean, nearest_word, shorten
+from connectors.lines import STANDARD
 
 SETTINGS_FILE = "rollcall.toml"
 PREFIX = "ROLLCALL_"
 HIGHEST_PORT = 65_535
 LONGEST_TIMEOUT_MS = (1 << 31) - 1  # Kafka's protocol has 32 bits for it
 LONGEST_GRACE = "1d"
+SHORTEST_TOKEN = 16
 WORKER_URL = re.compile(r"https?://[^\s/?#]+(/[^\s?#]*)?")
 TOPIC = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._-]{1,249}")  # what Kafka takes
 DURATION = re.compile(r"[0-9]{1,9}(ms|[smhdw])")
@@ -123,7 +125,7 @@ class Settings(BaseSettings):
         description="MiB of customers a worker keeps in memory, all its partitions together; an eighth is RocksDB's "
         "block cache",
     )
-    web_host: str = Field("127.0.0.1", min_length=1, description="address of /metrics, /livez and /readyz")
+    web_host: str = Field("127.0.0.1", min_length=1, description="address of /api, /metrics, /livez and /readyz")
     web_port: int = Field(6066, ge=0, le=HIGHEST_PORT, description="port of the same; 0: any free one")
     web_advertise: str | None = Field(
         None,
@@ -132,8 +134,8 @@ class Settings(BaseSettings):
     )
     api_token: SecretStr | None = Field(
         None,
-        min_length=16,
-        description="bearer token of whoever changes segments over HTTP; without one only this machine may",
+        description="bearer token of whoever changes segments over HTTP, or asks under a name that is not the worker's "
+        "own; without one only this machine may change them",
     )
     log_format: Literal["console", "json"] | None = Field(None, description="default: console on a terminal, else json")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what is logged")
@@ -186,6 +188,23 @@ class Settings(BaseSettings):
     @classmethod
     def _none_for_empty(cls, value: Any) -> Any:
         return None if value == "" else value
+
+    @field_validator("api_token")
+    @classmethod
+    def _can_be_sent(cls, value: SecretStr | None) -> SecretStr | None:
+        token = "" if value is None else value.get_secret_value()
+        if value is not None and len(token) < SHORTEST_TOKEN:
+            raise ValueError(f"expected at least {SHORTEST_TOKEN} characters, got {len(token)}")
+        if not token.isprintable() or token != token.strip():
+            raise ValueError("expected printable characters with no space at either end, and no line feed after them")
+        return value
+
+    @field_validator("segments")
+    @classmethod
+    def _is_a_file(cls, value: Path | None) -> Path | None:
+        if value == Path(STANDARD):
+            raise ValueError("expected a file, got -: each process of a worker reads it, at every start")
+        return value
 
     @field_validator("web_advertise")
     @classmethod

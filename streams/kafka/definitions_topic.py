@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from time import monotonic
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka import errors as kafka
 
 from streams.definitions_log import LogReader, LogRecord, TurnLost, WritingTurn
-from streams.kafka.errors import CommitUnknown, NotPermitted, RecordTooLarge, Refused, Unreachable
+from streams.kafka.errors import CommitUnknown, NotPermitted, RecordTooLarge, Refused, Unreachable, waited_ms
 from streams.kafka.fencing import TransactionalProducer
 from streams.kafka.metadata import partitions_of, require_partition
 from streams.kafka.reading import open_consumer, read_from
@@ -107,12 +108,14 @@ class KafkaDefinitionsLog:
 
     @contextmanager
     def explained(self, what: str, producer: TransactionalProducer | None = None) -> Iterator[None]:
+        began_s = monotonic()
         try:
             yield
         except (kafka.KafkaError, kafka.IllegalOperation, TimeoutError) as error:
-            raise self._explanation(what, error if producer is None else producer.root_of(error)) from error
+            root = error if producer is None else producer.root_of(error)
+            raise self._explanation(what, root, waited_ms(began_s, REQUEST_TIMEOUT_MS)) from error
 
-    def _explanation(self, what: str, error: BaseException) -> Exception:
+    def _explanation(self, what: str, error: BaseException, waited: int) -> Exception:
         if isinstance(error, FENCING_ERRORS):
             return TurnLost(f"{what} {self._topic}: another writer has begun")
         if isinstance(error, kafka.OffsetOutOfRangeError):
@@ -126,7 +129,9 @@ class KafkaDefinitionsLog:
                 "--operation Read --operation Write --operation Describe "
                 f"--topic {self._topic} --transactional-id {self._transactional_id}",
             )
-        return Unreachable(self._connection.bootstrap_servers, f"{what} {self._topic} ({error!r})", REQUEST_TIMEOUT_MS)
+        # That nobody could be connected to, the error says anyway.
+        cause = "" if isinstance(error, kafka.KafkaConnectionError) else f" ({error!r})"
+        return Unreachable(self._connection.bootstrap_servers, f"{what} {self._topic}{cause}", waited)
 
     def require_size(self, size: int) -> None:
         if size > self._message_max_bytes:

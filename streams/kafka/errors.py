@@ -6,6 +6,7 @@ Every message names the thing, the numbers, the likely cause and what mends it.
 from __future__ import annotations
 
 from collections.abc import Collection
+from time import monotonic
 
 
 class StreamsError(Exception):
@@ -13,14 +14,27 @@ class StreamsError(Exception):
 
 
 class Unreachable(StreamsError):
-    """No broker answered in time, or none could be connected to."""
+    """No broker answered in time, or none could be connected to. `waited_ms` is how long that was tried."""
 
-    def __init__(self, bootstrap_servers: str, what: str, timeout_ms: int | None = None) -> None:
-        within = "" if timeout_ms is None else f" within {timeout_ms} ms"
+    def __init__(self, bootstrap_servers: str, what: str, waited_ms: int | None = None) -> None:
+        gave_up = "" if waited_ms is None else f"; gave up after {_duration(waited_ms)}"
         super().__init__(
-            f"{what}: Kafka at {bootstrap_servers} did not answer{within}. "
-            "Check that the broker runs, and bootstrap_servers, security_protocol and the sasl_* and ssl_* settings."
+            f"{what}: Kafka at {bootstrap_servers} did not answer{gave_up}. Check that a broker runs and listens there "
+            "(the setting bootstrap_servers), and that security_protocol and the sasl_* and ssl_* settings are as it "
+            "expects; `rollcall config` shows them."
         )
+
+
+def waited_ms(began_s: float, timeout_ms: int) -> int:
+    """How long an answer was waited for by work that began at that reading of `monotonic`.
+
+    Each request has the time-out, so of longer work no more than that was waiting.
+    """
+    return min(int((monotonic() - began_s) * 1000), timeout_ms)
+
+
+def _duration(milliseconds: int) -> str:
+    return "less than a second" if milliseconds < 1000 else f"{milliseconds / 1000:.0f} s"
 
 
 class MetadataBehind(StreamsError):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
+from time import monotonic
 from typing import Any, Literal, TypeAlias
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka import errors as kafka
 
-from streams.kafka.errors import Unreachable, may_not_read
+from streams.kafka.errors import Unreachable, may_not_read, waited_ms
 from streams.kafka.security import Connection
 
 STOP_TIMEOUT_S = 5.0
@@ -60,9 +61,13 @@ def explained(
     unanswered: tuple[type[Exception], ...] = (kafka.KafkaError, TimeoutError),
 ) -> Iterator[None]:
     """Raises NotPermitted where these topics may not be read, and Unreachable for the errors that are `unanswered`."""
+    began_s = monotonic()
     try:
         yield
     except kafka.TopicAuthorizationFailedError as error:
         raise may_not_read(topics) from error
     except unanswered as error:
-        raise Unreachable(connection.bootstrap_servers, f"{what} ({error!r})", timeout_ms) from error
+        # That nobody could be connected to, Unreachable says anyway.
+        cause = "" if isinstance(error, kafka.KafkaConnectionError) else f" ({error!r})"
+        waited = waited_ms(began_s, timeout_ms)
+        raise Unreachable(connection.bootstrap_servers, f"{what}{cause}", waited) from error

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from enum import StrEnum
 from itertools import zip_longest
+from time import monotonic
 from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
@@ -23,6 +24,7 @@ from streams.kafka.errors import (
     Refused,
     StreamsError,
     Unreachable,
+    waited_ms,
 )
 from streams.kafka.fencing import Membership, TransactionalProducer
 from streams.kafka.metadata import missing_partition, partitions_of
@@ -337,6 +339,7 @@ async def _started(connection: Connection, transactional_id: str, options: Produ
         max_batch_size=min(options.message_max_bytes, LARGEST_BATCH_BYTES),
         **connection.arguments(),
     )
+    began_s = monotonic()
     try:
         async with asyncio.timeout(options.start_timeout_ms / 1000):
             await producer.start()
@@ -345,12 +348,13 @@ async def _started(connection: Connection, transactional_id: str, options: Produ
         # aiokafka asserts that it knows a broker, and a broker that is overloaded may for a moment tell of none.
         if not isinstance(error, kafka.KafkaError | TimeoutError | AssertionError):
             raise
-        raise _start_error(error, connection, transactional_id, options) from error
+        waited = waited_ms(began_s, options.start_timeout_ms)
+        raise _start_error(error, connection, transactional_id, options, waited) from error
     return producer
 
 
 def _start_error(
-    error: Exception, connection: Connection, transactional_id: str, options: ProducerOptions
+    error: Exception, connection: Connection, transactional_id: str, options: ProducerOptions, waited: int
 ) -> StreamsError:
     what = f"opening the producer {transactional_id}"
     if isinstance(error, AUTHORIZATION_ERRORS):
@@ -361,7 +365,7 @@ def _start_error(
             "transaction.max.timeout.ms; lower the one or raise the other"
         )
     if isinstance(error, kafka.KafkaConnectionError | TimeoutError | AssertionError):
-        return Unreachable(connection.bootstrap_servers, what, options.start_timeout_ms)
+        return Unreachable(connection.bootstrap_servers, what, waited)
     return Refused(f"{what}: {type(error).__name__}: {error}")
 
 

@@ -86,7 +86,7 @@ def test_the_same_row_twice_is_two_orders_and_the_ids_are_those_of_every_convers
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("", 'line 1: column "customer": expected it exactly once in the header, got '),
+        ("", 'line 1: column "customer": expected it exactly once in the header, got nothing'),
         (
             "customer,when,total\n",
             'line 1: column "date": expected it exactly once in the header, got customer, when, total',

@@ -9,13 +9,15 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from confluent_kafka import Producer
 
+from streams.application_topics import chosen_partitions, misfits
 from streams.kafka.errors import Refused, Unreachable
 from streams.kafka.keys import crc32_partition, find_split_customers, murmur2_partition
 from streams.kafka.security import Connection
 from streams.kafka.topics import Topic, TopicSpec, TopicsReport, describe_topics, ensure_topics
+from streams.settings import load_settings
 from streams.topic_problems import Output, Problem, Severity, find_problems
 from tests.kafka.conftest import PATIENCE_S, NewTopic
-from tests.kafka.workers import Feed, NewStage
+from tests.kafka.workers import Feed, NewStage, Stage
 
 pytestmark = pytest.mark.kafka
 
@@ -120,6 +122,45 @@ def test_making_topics_that_exist_with_another_number_of_partitions_fails_and_sa
     assert stage.changes_topic not in done.stderr
     assert stage.definitions_topic not in done.stderr
     assert "--partitions 3" in done.stderr
+
+
+def test_without_a_number_missing_topics_get_as_many_partitions_as_the_others_have(new_stage: NewStage) -> None:
+    stage = new_stage(topics=2, partitions=3)
+    stage.delete_topics(stage.topics[1], stage.changes_topic)
+    done = stage.run("topics", "create")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == f"rollcall: 3 partitions, as of {stage.topics[0]}; --partitions N asks for another number\n"
+    assert f"created   {stage.changes_topic}" in done.stdout
+    counts = {name: topic.partitions for name, topic in described(stage).items()}
+    assert counts == {stage.topics[0]: 3, stage.topics[1]: 3, stage.changes_topic: 3, stage.definitions_topic: 1}
+
+    stage.delete_topics(*stage.topics)
+    done = stage.run("topics", "create")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith(f"rollcall: 3 partitions, as of {stage.changes_topic}, ")
+    assert described(stage)[stage.topics[0]].partitions == 3
+
+
+def described(stage: Stage) -> dict[str, Topic]:
+    names = [*stage.topics, stage.changes_topic, stage.definitions_topic]
+    return asyncio.run(describe_topics(names, Connection(stage.bootstrap_servers)))
+
+
+def test_the_inputs_number_counts_before_that_of_the_outputs_and_the_largest_of_several() -> None:
+    counts = {"in": 3, "other": 12, "out": 24}
+    assert chosen_partitions(["in", "other", "gone"], ["out"], counts) == (12, ["other"])
+    assert chosen_partitions(["gone"], ["out", "gone too"], counts) == (24, ["out"])
+    assert chosen_partitions(["gone"], ["gone too"], counts) == (6, ())
+
+
+def test_an_output_may_have_more_partitions_than_the_inputs_and_nothing_else_may() -> None:
+    settings = load_settings({"topics": ("in", "other")})
+    unlike = {"other": 3, settings.changes_topic: 12, settings.dead_letters_topic: 4, settings.definitions_topic: 8}
+    assert misfits(settings, unlike, 6) == {
+        "other": 3,
+        settings.dead_letters_topic: 4,
+        settings.definitions_topic: 8,
+    }
 
 
 @pytest.mark.parametrize(

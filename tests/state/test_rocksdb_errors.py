@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -20,9 +21,10 @@ TRANSIENT = [
     ("Corruption: IO error: While open a file for random read: data/1.sst: Too many open files", "too many files open"),
     ("Corruption: IO error: While open a file for random read: data/1.sst: Permission denied", "may not write"),
     ("IO error: While lock file: data/LOCK: Permission denied", "may not write"),
-    ("IO error: While mkdir if missing: data: Read-only file system", "may not write"),
+    ("IO error: While mkdir if missing: data: Read-only file system", "its file system is read-only"),
     ("File exists (os error 17)", "is a file"),
     ("Not a directory (os error 20)", "is a file"),
+    ("Operation failed. Try again.: The primary may have switched to a new MANIFEST", "or it is damaged"),
     ("Something never seen before", "Something never seen before"),
 ]
 
@@ -55,6 +57,25 @@ def test_errors_of_the_system_are_translated_with_their_cause() -> None:
     with pytest.raises(StateError, match="may not write") as caught, translated("open", FOLDER):
         raise PermissionError("Permission denied (os error 13)")
     assert isinstance(caught.value.__cause__, PermissionError)
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        (errno.EACCES, "this user may not write to {}, or not enter it. Check the owner"),
+        (errno.EPERM, "this user may not write to {}, or not enter it. Check the owner"),
+        (errno.EROFS, "the file system of {} is read-only. Name a folder elsewhere"),
+        (errno.ENOENT, "no folder can be made in {}. Name a folder elsewhere"),
+    ],
+)
+def test_what_the_system_refuses_of_a_path_names_the_last_part_of_it_that_is_there(
+    tmp_path: Path, code: int, told: str
+) -> None:
+    error = state_error("open", tmp_path / "a" / "b", OSError(code, "refused"))
+    assert str(error) == f"cannot open the state in {tmp_path}/a/b: {told.format(tmp_path)}" + (
+        " and the rights of that folder and of those above it." if "owner" in told else "."
+    )
+    assert not isinstance(error, UnreadableStateError)
 
 
 def test_mistakes_of_the_caller_are_not_translated() -> None:

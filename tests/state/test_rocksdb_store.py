@@ -195,9 +195,20 @@ def test_a_reader_leaves_no_scratch_folder(folder: Path, tmp_path: Path, monkeyp
 
 
 def test_a_reader_creates_nothing(tmp_path: Path) -> None:
-    with pytest.raises(StateError, match="there is none"):
+    with pytest.raises(StateError, match="there is no such folder"):
         RocksdbStore.open_read_only(tmp_path / "state")
+    with pytest.raises(StateError, match="the folder holds none"):
+        RocksdbStore.open_read_only(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reader_without_a_place_for_its_scratch_folder_says_what_it_lacks(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
+    with pytest.raises(StateError, match=r"needs a temporary folder.*Set TMPDIR") as caught:
+        RocksdbStore.open_read_only(folder)
+    assert not isinstance(caught.value, UnreadableStateError)
 
 
 # Sudden death
@@ -318,9 +329,33 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
         with pytest.raises(StateError, match="is a file"):
             open_store(path)
     for open_store in (RocksdbStore.open, RocksdbStore.open_read_only):
-        with pytest.raises(StateError, match=r"is a file|there is none"):
+        with pytest.raises(StateError, match=r"/state is a file and no folder\. Check the path"):
             open_store(path / "below")
     assert path.read_text() == "not a folder"
+
+
+@pytest.mark.parametrize("below", ["", "below"])
+def test_a_path_through_a_link_that_leads_nowhere_is_refused(tmp_path: Path, below: str) -> None:
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(StateError, match=r"/link is a link to what is not there\. Check the path") as caught:
+        RocksdbStore.open(tmp_path / "link" / below)
+    assert not isinstance(caught.value, UnreadableStateError)
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="only Linux has it")
+def test_where_no_folder_can_be_made_nothing_is_called_damaged() -> None:
+    with pytest.raises(StateError, match="in /proc") as caught:
+        RocksdbStore.open("/proc/rollcall-state")
+    assert not isinstance(caught.value, UnreadableStateError)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "circle"])
+def test_a_path_that_nothing_can_have_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "circle").symlink_to("circle")
+    for open_store in (RocksdbStore.open, RocksdbStore.open_read_only):
+        with pytest.raises(StateError, match=r"(name too long|symbolic links)\. Check the path") as caught:
+            open_store(tmp_path / name)
+        assert not isinstance(caught.value, UnreadableStateError)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

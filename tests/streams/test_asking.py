@@ -9,14 +9,16 @@ from typing import Any
 import msgspec
 import pytest
 import pytest_asyncio
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.test_utils import TestServer
 
 from streams.asking import WorkerUnanswering, explain_over_http
 from streams.inspection import CustomerAnswer, UnknownCustomerError, UnknownSegmentError, render
+from streams.own_hosts import shows_token
 from streams.problems import explained, json_answer, not_now, problem
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+TOKEN = "correct hörse battery"
 KNOWN = CustomerAnswer("anna/b", "2026-01-01T00:00:00.000Z", [])
 
 
@@ -36,8 +38,8 @@ async def serve() -> AsyncIterator[Callable[[Handler], Awaitable[str]]]:
         await each.close()
 
 
-async def explain(url: str, segment_id: str | None = None) -> CustomerAnswer:
-    return await asyncio.to_thread(explain_over_http, url, "anna/b", segment_id)
+async def explain(url: str, segment_id: str | None = None, token: str | None = None) -> CustomerAnswer:
+    return await asyncio.to_thread(explain_over_http, url, "anna/b", segment_id, token)
 
 
 async def test_the_owner_is_found_by_redirection(serve: Any) -> None:
@@ -95,6 +97,52 @@ async def test_what_is_refused_is_told_in_the_workers_words(serve: Any, status: 
 
     with pytest.raises(error, match="because of this"):
         await explain(await serve(owner))
+
+
+async def test_the_token_is_shown_to_whom_the_user_named_and_to_nobody_one_is_sent_to(serve: Any) -> None:
+    shown: list[tuple[bool, bool]] = []
+
+    def note(request: web.Request) -> None:
+        shown.append((shows_token(request, TOKEN), hdrs.AUTHORIZATION in request.headers))
+
+    async def owner(request: web.Request) -> web.StreamResponse:
+        note(request)
+        return json_answer(KNOWN)
+
+    there = await serve(owner)
+
+    async def other(request: web.Request) -> web.StreamResponse:
+        note(request)
+        raise web.HTTPTemporaryRedirect(f"{there}{request.path_qs}")
+
+    assert await explain(await serve(other), token=TOKEN) == KNOWN
+    assert await explain(there) == KNOWN
+    assert shown == [(True, True), (False, False), (False, False)]
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_who_may_not_ask_is_told_which_setting_to_set_and_never_the_token(serve: Any, status: int) -> None:
+    async def owner(_: web.Request) -> web.StreamResponse:
+        return problem(status, "because of this.")
+
+    url = await serve(owner)
+    setting = r"api_token \(flag --api-token, variable ROLLCALL_API_TOKEN, key in rollcall.toml\)"
+    with pytest.raises(WorkerUnanswering, match=f"answered {status}: because of this. .* set {setting} to that of"):
+        await explain(url)
+    with pytest.raises(WorkerUnanswering, match=f"because of this. The {setting} that was sent is not") as caught:
+        await explain(url, token=TOKEN)
+    assert "battery" not in str(caught.value)
+
+
+async def test_what_speaks_no_http_is_told_without_its_control_characters() -> None:
+    async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"SSH-2.0\x1b[2J\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(greet, "127.0.0.1") as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(WorkerUnanswering, match=r"cannot be reached \(SSH-2\.0\\x1b\[2J\): start a worker"):
+            await explain(f"http://127.0.0.1:{port}")
 
 
 async def test_another_kind_of_server_is_named(serve: Any) -> None:

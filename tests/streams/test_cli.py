@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import gzip
 import os
+import shlex
 import signal
 import subprocess
 import sys
 from contextlib import closing
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import orjson
@@ -19,6 +22,8 @@ from state.rocksdb_store import RocksdbStore
 from state.store import WriteSet
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+
+TOKEN = "correct horse battery"
 
 SEGMENTS = """
 segments:
@@ -100,6 +105,77 @@ def test_wrong_words_end_with_2_and_a_hint(words: list[str]) -> None:
 def test_version_is_printed() -> None:
     done = rollcall("version")
     assert (done.returncode, done.stdout.split()[0]) == (0, "rollcall")
+    assert rollcall("--version").stdout == done.stdout
+
+
+def test_help_tells_of_each_command_in_whole_sentences_and_shows_how_it_is_called() -> None:
+    for words in ([], ["segments"], ["topics"]):
+        done = rollcall(*words, "-h", COLUMNS="60")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "..." not in done.stdout.partition("Commands:")[2]
+        assert rollcall(*words, "--help", COLUMNS="60").stdout == done.stdout
+    for command in ("replay", "convert", "validate", "members", "explain", "worker", "changes", "run"):
+        assert f"\n    rollcall {command} " in rollcall(command, "-h").stdout + " "
+
+
+def test_a_command_shows_the_settings_that_it_uses_and_takes_the_others_too(tmp_path: Path) -> None:
+    shown = rollcall("changes", "--help").stdout
+    assert "--bootstrap-servers" in shown
+    assert "--changes-topic" in shown
+    assert "--data-dir" not in shown
+    done = rollcall("changes", "--data-dir", "data", "--bootstrap-servers", "nowhere", "--web-port", "x", at=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("rollcall: web_port (flag --web-port, ")
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["replay", "--segments", "segments.yaml", "--events", "events.ndjson", "--state", ""], "--state"),
+        (["replay", "--segments", "segments.yaml", "--events", "events.ndjson", "--output", ""], "--output"),
+        (["replay", "--segments", "", "--events", "events.ndjson"], "--segments"),
+        (["members", "--state", ""], "--state"),
+        (["validate", "segments.yaml", ""], "FILE..."),
+        (["convert", "", "--customer", "a", "--date", "b", "--total", "c"], "LIST"),
+    ],
+)
+def test_an_empty_path_is_refused_and_is_not_the_working_folder(folder: Path, words: list[str], name: str) -> None:
+    done = rollcall(*words, at=folder)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"Invalid value for '{name}': expected a path, got an empty text" in done.stderr
+    assert sorted(each.name for each in folder.iterdir()) == ["events.ndjson", "segments.yaml"]
+
+
+def test_an_empty_id_is_refused(state: Path) -> None:
+    for words, name in (
+        (["explain", ""], "CUSTOMER"),
+        (["explain", "anna", ""], "SEGMENT"),
+        (["members", ""], "SEGMENT"),
+    ):
+        done = rollcall(*words, "--state", str(state))
+        assert (done.returncode, done.stdout, done.stderr) == (2, "", f"rollcall: {name}: expected an id, got ''\n")
+
+
+def test_where_the_locale_knows_no_other_letters_than_ascii_ids_are_read_and_escaped(folder: Path) -> None:
+    customer = "Zoë"
+    (folder / "segments.yaml").write_text(SEGMENTS.replace("Buyers", "Käufer"))
+    (folder / "events.ndjson").write_bytes(orjson.dumps(order(1, customer, "2024-01-01T00:00:00Z")))
+    replay = rollcall("replay", "--segments", "segments.yaml", "--events", "events.ndjson", "--state", "st", at=folder)
+    assert replay.returncode == 0, replay.stderr
+
+    def plain(*words: str) -> bytes:
+        no_utf_8 = environment(LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+        command = [sys.executable, "-m", "streams.cli", *words]
+        done = subprocess.run(command, capture_output=True, check=False, cwd=folder, env=no_utf_8)
+        assert (done.returncode, done.stderr) == (0, b"")
+        return done.stdout
+
+    assert plain("members", "buyers", "--state", "st") == b"Zo\\xeb\n"
+    assert orjson.loads(plain("members", "buyers", "--state", "st", "--json")) == [customer]
+    assert plain("explain", customer, "--state", "st").startswith(b"Zo\\xeb, as of ")
+    assert orjson.loads(plain("explain", customer, "--state", "st", "--json"))["customer_id"] == customer
+    assert b"K\\xe4ufer" in plain("members", "--state", "st")
+    assert plain("docs").decode().startswith("#")
 
 
 def test_a_valid_document_is_said_to_be_so(folder: Path) -> None:
@@ -204,6 +280,30 @@ def test_explaining_asks_a_worker_or_looks_into_a_folder_and_not_both(state: Pat
     assert nobody.stderr.startswith("rollcall: http://127.0.0.1:1/api/customers/anna?changes=0 cannot be reached (")
 
 
+@pytest.mark.parametrize("how", ["flag", "variable"])
+def test_explaining_shows_the_worker_the_setting_api_token(how: str) -> None:
+    asked: list[str | None] = []
+
+    class Worker(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.headers.get("Authorization"))
+            self.send_error(401)
+
+        def log_message(self, *_: object) -> None:
+            """Nothing, as the test says what is wrong."""
+
+    with HTTPServer(("127.0.0.1", 0), Worker) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        words = ["explain", "anna", "--url", f"http://127.0.0.1:{server.server_port}"]
+        done = rollcall(*words, "--api-token", TOKEN) if how == "flag" else rollcall(*words, ROLLCALL_API_TOKEN=TOKEN)
+        server.shutdown()
+    assert asked == [f"Bearer {TOKEN}"]
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "answered 401: " in done.stderr
+    assert "is not that of the worker" in done.stderr
+    assert TOKEN not in done.stderr
+
+
 @pytest.mark.parametrize("url", ["foo", "127.0.0.1:6066", "ftp://a.example", "http://", "http://[", "http://a:x"])
 def test_what_is_no_url_of_a_worker_is_said_so(url: str) -> None:
     done = rollcall("explain", "anna", "--url", url)
@@ -298,6 +398,82 @@ def test_no_output_of_a_replay_destroys_another_file_of_it(folder: Path, flags: 
     assert (folder / "segments.yaml").read_text() == SEGMENTS
 
 
+@pytest.mark.parametrize(
+    ("words", "redirected", "complaint"),
+    [
+        (["--events", "events.ndjson"], ">> events.ndjson", "standard output is the file of --events too"),
+        (["--events", "events.ndjson", "--output", "-"], ">> events.ndjson", "standard output is the file of --events"),
+        (["--events", "-", "--output", "events.ndjson"], "< events.ndjson", "--output events.ndjson is the file of"),
+        (["--events", "-", "--dead-letters", "link"], "< events.ndjson", "--dead-letters link is the file of --events"),
+        (["--events", "events.ndjson", "--output", "o", "--dead-letters", "-"], ">> o", "standard output is the file"),
+    ],
+)
+def test_what_is_read_is_not_written_over_by_way_of_the_shell(
+    folder: Path, words: list[str], redirected: str, complaint: str
+) -> None:
+    (folder / "link").symlink_to("events.ndjson")
+    command = shlex.join([sys.executable, "-m", "streams.cli", "replay", "--segments", "segments.yaml", *words])
+    done = subprocess.run(
+        ["sh", "-c", f"{command} {redirected}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=folder,
+        env=environment(),
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"rollcall: {complaint}")
+    assert (folder / "events.ndjson").read_bytes() == EVENTS
+
+
+def test_a_dash_is_standard_output_and_makes_no_file(folder: Path) -> None:
+    words = ["replay", "--segments", "segments.yaml", "--events", "-", "--output", "-", "--dead-letters", "-"]
+    done = rollcall(*words, "--state", "st", at=folder, given=EVENTS.decode() + "{\n")
+    assert done.returncode == 0, done.stderr
+    assert [min(orjson.loads(line)) for line in done.stdout.splitlines()] == ["cause"] * 4 + ["code"]
+    plain = rollcall("replay", "--segments", "segments.yaml", "--events", "events.ndjson", "--output", "out", at=folder)
+    assert plain.stdout == ""
+    assert sorted(each.name for each in folder.iterdir()) == ["events.ndjson", "out", "segments.yaml", "st"]
+    # A path that ends in it is a file like any other.
+    done = rollcall("replay", "--segments", "segments.yaml", "--events", "events.ndjson", "--output", "./-", at=folder)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert len((folder / "-").read_bytes().splitlines()) == 4
+
+
+def test_a_dash_is_standard_input_for_segments_and_lists(folder: Path) -> None:
+    assert rollcall("validate", "-", given=SEGMENTS).stdout == "standard input: 2 segments, no errors\n"
+    wrong = rollcall("validate", "-", given="segments: 7")
+    assert (wrong.returncode, wrong.stderr.split(": ")[:2]) == (2, ["rollcall", "standard input"])
+    done = rollcall("replay", "--segments", "-", "--events", "events.ndjson", at=folder, given=SEGMENTS)
+    assert (done.returncode, done.stdout.count("\n")) == (0, 4), done.stderr
+    columns = ["--customer", "who", "--date", "when", "--total", "what"]
+    converted = rollcall(
+        "convert", "-", *columns, "--output", "-", given="\ufeffwho,when,what\nanna,2024-01-01,10.50\n"
+    )
+    assert orjson.loads(converted.stdout)["customer_id"] == "anna"
+    wrong = rollcall("convert", "-", *columns, given="who,when,what\nanna,2024-01-01,x\n")
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith("rollcall: standard input: line 2: ")
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["replay", "--segments", "-", "--events", "-"], "--segments and --events are both -: "),
+        (["run", "--segments", "-", "--events", "-"], "--segments and --events are both -: "),
+        (["changes", "--position", "-"], "--position -: "),
+        (
+            ["worker", "--segments", "-"],
+            "segments (flag --segments, ",
+        ),
+    ],
+)
+def test_a_dash_is_refused_where_one_reading_will_not_do(words: list[str], complaint: str) -> None:
+    done = rollcall(*words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"rollcall: {complaint}")
+
+
 def test_devices_may_be_named_twice(folder: Path) -> None:
     flags = ["--output", "/dev/null", "--dead-letters", "/dev/null"]
     done = rollcall("replay", "--segments", "segments.yaml", "--events", "events.ndjson", *flags, at=folder)
@@ -390,11 +566,16 @@ def test_a_worker_with_a_wrong_segments_file_does_not_start(tmp_path: Path) -> N
     assert "segments" in done.stderr
 
 
-def test_topics_cannot_be_made_where_no_broker_is() -> None:
-    done = rollcall("topics", "create", "--bootstrap-servers", "127.0.0.1:1")
+@pytest.mark.parametrize(
+    "words", [["changes"], ["topics", "create"], ["topics", "check"], ["segments", "list"], ["segments", "delete", "a"]]
+)
+def test_where_no_broker_is_a_command_says_after_how_long_it_gave_up_and_what_to_check(words: list[str]) -> None:
+    done = rollcall(*words, "--bootstrap-servers", "127.0.0.1:1")
     assert (done.returncode, done.stdout) == (1, "")
-    assert "127.0.0.1:1" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert all(line.startswith("rollcall: ") for line in done.stderr.splitlines())
+    last = done.stderr.splitlines()[-1]
+    assert ": Kafka at 127.0.0.1:1 did not answer; gave up after less than a second. Check that a broker runs" in last
+    assert "bootstrap_servers" in last
 
 
 def test_every_setting_is_a_flag_of_the_worker() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 from urllib.parse import urlsplit
@@ -11,6 +13,8 @@ import msgspec
 import pytest
 import pytest_asyncio
 
+from streams.asking import WorkerUnanswering, explain_over_http
+from streams.inspection import UnknownCustomerError
 from streams.metrics import Metrics
 from streams.settings import load_settings, worker_url
 from streams.web import WebServer
@@ -91,3 +95,23 @@ async def test_who_shows_the_token_is_answered_under_any_name(ask: Ask) -> None:
 
 async def test_under_its_own_names_a_worker_with_a_token_answers_without(ask: Ask) -> None:
     assert (await ask(ASKED, "localhost", api_token=TOKEN))[0] == 404
+
+
+async def test_the_command_shows_the_token_to_a_worker_under_another_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker: Any = AnsweringWorker(OwnedPartition())
+    server = WebServer(load_settings({"web_port": 0, "api_token": TOKEN}), worker, Metrics())
+    await server.start()
+    resolved = socket.getaddrinfo
+
+    def resolve(host: str, *rest: Any, **more: Any) -> Any:
+        return resolved("127.0.0.1" if host == "rollcall.default.svc" else host, *rest, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    url = f"http://rollcall.default.svc:{server.port}"
+    try:
+        with pytest.raises(WorkerUnanswering, match=r'answered 403: the string "rollcall.* set api_token \(flag'):
+            await asyncio.to_thread(explain_over_http, url, "nobody", None)
+        with pytest.raises(UnknownCustomerError):
+            await asyncio.to_thread(explain_over_http, url, "nobody", None, TOKEN)
+    finally:
+        await server.stop()

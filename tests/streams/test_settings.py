@@ -54,6 +54,22 @@ def test_topics_are_a_list_between_commas_or_of_toml(monkeypatch: pytest.MonkeyP
     assert load_settings({"topics": "e"}).topics == ("e",)
 
 
+@pytest.mark.parametrize(
+    ("token", "said"),
+    [
+        ("fifteen letters", "expected at least 16 characters, got 15"),
+        ("of a file, with its line feed\n", "expected printable characters with no space at either end"),
+        (" with a space before it", "expected printable characters with no space at either end"),
+        ("with a control \x07 character", "expected printable characters with no space at either end"),
+    ],
+)
+def test_a_token_that_nobody_could_send_is_refused_and_not_shown(token: str, said: str) -> None:
+    [complaint] = complaints({"api_token": token})
+    assert complaint.startswith("api_token (flag --api-token, ")
+    assert said in complaint
+    assert token.strip() not in complaint
+
+
 def test_an_unknown_key_of_the_file_is_an_error_with_the_nearest_one() -> None:
     Path("rollcall.toml").write_text('app_idd = "x"\nbootstrap-servers = "a:1"\ncolour = "red"\n')
     assert complaints({}) == [
