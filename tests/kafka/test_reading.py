@@ -27,7 +27,10 @@ def test_errors_that_are_none_of_a_missing_answer_stay_as_they_are() -> None:
     reading_orders = NOWHERE, "reading", ["orders"], 30_000, NOT_CONNECTED
     with pytest.raises(kafka.OffsetOutOfRangeError), explained(*reading_orders):
         raise kafka.OffsetOutOfRangeError
-    with pytest.raises(Unreachable, match="nowhere:9092 did not answer; gave up after less than a second"), explained(*reading_orders):
+    with (
+        pytest.raises(Unreachable, match="did not answer; gave up after less than a second"),
+        explained(*reading_orders),
+    ):
         raise kafka.KafkaConnectionError
 
 
