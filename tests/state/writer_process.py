@@ -50,6 +50,7 @@ class WriterProcess:
         self._process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
         self._unread = b""
         self.last_written = 0
+        self._allowed = 0
 
     def __enter__(self) -> WriterProcess:
         return self
@@ -58,9 +59,11 @@ class WriterProcess:
         self.kill()
 
     def let_write(self, batches: int) -> None:
-        """Allow so many more batches; does not wait."""
+        """Allow so many batches beyond the last that is known to be written; does not wait."""
         assert self._process.stdin is not None
-        self._process.stdin.write(b"x" * batches)
+        more = max(0, self.last_written + batches - self._allowed)
+        self._process.stdin.write(b"x" * more)
+        self._allowed += more
 
     def wait_until_written(self, number: int) -> None:
         deadline = time.monotonic() + PATIENCE_SECONDS
