@@ -15,7 +15,15 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka import errors as kafka
 
 from streams.definitions_log import LogReader, LogRecord, TurnLost, WritingTurn
-from streams.kafka.errors import CommitUnknown, NotPermitted, RecordTooLarge, Refused, Unreachable, waited_ms
+from streams.kafka.errors import (
+    CommitUnknown,
+    NotPermitted,
+    RecordTooLarge,
+    Refused,
+    Unreachable,
+    waited_ms,
+    with_cause,
+)
 from streams.kafka.fencing import TransactionalProducer
 from streams.kafka.metadata import partitions_of, require_partition
 from streams.kafka.reading import open_consumer, read_from
@@ -129,9 +137,7 @@ class KafkaDefinitionsLog:
                 "--operation Read --operation Write --operation Describe "
                 f"--topic {self._topic} --transactional-id {self._transactional_id}",
             )
-        # That nobody could be connected to, the error says anyway.
-        cause = "" if isinstance(error, kafka.KafkaConnectionError) else f" ({error!r})"
-        return Unreachable(self._connection.bootstrap_servers, f"{what} {self._topic}{cause}", waited)
+        return Unreachable(self._connection.bootstrap_servers, with_cause(f"{what} {self._topic}", error), waited)
 
     def require_size(self, size: int) -> None:
         if size > self._message_max_bytes:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from time import monotonic
 
+from aiokafka.errors import KafkaConnectionError
+
 
 class StreamsError(Exception):
     """The base of every error this package raises on purpose."""
@@ -31,6 +33,11 @@ def waited_ms(began_s: float, timeout_ms: int) -> int:
     Each request has the time-out, so of longer work no more than that was waiting.
     """
     return min(int((monotonic() - began_s) * 1000), timeout_ms)
+
+
+def with_cause(what: str, error: BaseException) -> str:
+    """What was being done and what came of it, for Unreachable: that nobody could be connected to, it says anyway."""
+    return what if isinstance(error, KafkaConnectionError) else f"{what} ({error!r})"
 
 
 def _duration(milliseconds: int) -> str:

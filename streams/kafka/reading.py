@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka import errors as kafka
 
-from streams.kafka.errors import Unreachable, may_not_read, waited_ms
+from streams.kafka.errors import Unreachable, may_not_read, waited_ms, with_cause
 from streams.kafka.security import Connection
 
 STOP_TIMEOUT_S = 5.0
@@ -67,7 +67,5 @@ def explained(
     except kafka.TopicAuthorizationFailedError as error:
         raise may_not_read(topics) from error
     except unanswered as error:
-        # That nobody could be connected to, Unreachable says anyway.
-        cause = "" if isinstance(error, kafka.KafkaConnectionError) else f" ({error!r})"
         waited = waited_ms(began_s, timeout_ms)
-        raise Unreachable(connection.bootstrap_servers, f"{what}{cause}", waited) from error
+        raise Unreachable(connection.bootstrap_servers, with_cause(what, error), waited) from error

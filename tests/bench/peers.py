@@ -111,11 +111,12 @@ def latency_in_turns(
     commit, and whoever came first would bear that alone."""
     runs: Runs = defaultdict(list)
     for number in range(rounds + 1):
+        length_s = seconds if number else BROKER_WARM_UP_S
         for peer in [ROLLCALL, *({LATENCY_PEER} & set(peers))]:
             if peer == ROLLCALL:
-                run = latency_of_rollcall(broker, folder, f"latency-{number}", seconds if number else BROKER_WARM_UP_S)
+                run = latency_of_rollcall(broker, folder, f"latency-{number}", length_s)
             else:
-                run = runner.latency(peer, seconds if number else BROKER_WARM_UP_S)
+                run = runner.latency(peer, length_s)
             if number:
                 runs[peer].append(run)
             say_latency(peer if number else f"{peer}, while the broker warms up", run)
