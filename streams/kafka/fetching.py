@@ -1,16 +1,16 @@
-"""aiokafka's fetcher, made to ask each broker less often, and to hand over a batch of the log as one object."""
+"""aiokafka's fetcher, made to ask each broker less often, and to hand over all that it fetched at once."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-import weakref
 from collections.abc import Iterator
 from operator import attrgetter
 from typing import Any
 
 from aiokafka import TopicPartition
-from aiokafka.consumer.fetcher import Fetcher, FetchResult, PartitionRecords
+from aiokafka.consumer.fetcher import READ_COMMITTED, Fetcher, FetchResult, PartitionRecords
+from aiokafka.errors import CorruptRecordException
 
 from connectors.json_events import Encoded
 from streams.wall_time import wall_time_ms
@@ -22,57 +22,46 @@ FETCH_EVERY_S = 0.012
 _fields_of_record = attrgetter("value", "key", "timestamp", "offset")
 
 
-class WholeBatch:
-    """A batch of the log that stands for one record: the last one, whose `records` are all from `start` on.
+class FetchedRecords(PartitionRecords):  # type: ignore[misc]  # aiokafka ships no types
+    """What was fetched of one partition, as one item: a list of all records in it that may be read.
 
-    aiokafka's own objects cost as much to make, one by one, as their events to decode.
+    aiokafka's own objects cost as much to make, one by one, as their events to decode; and where a sender does not wait
+    for more, each record is a batch of its own.
     """
 
-    def __init__(self, batch: Any, start: int) -> None:
-        self._batch = batch
-        self._start = start
-        self.offset = -1
-        self.records: list[Encoded] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._batch, name)
-
-    def __next__(self) -> Any:
-        return next(self._batch)
-
-    def __iter__(self) -> Iterator[WholeBatch]:
-        records: list[Encoded] = list(map(_fields_of_record, self._batch))
-        if records and records[0][-1] < self._start:
-            records = [record for record in records if record[-1] >= self._start]
-        if records:
-            self.records, self.offset = records, records[-1][-1]
-            yield self
-
-
-class WholeBatches:
-    """aiokafka's records of one partition, batch by batch."""
-
-    def __init__(self, records: Any, fetched: PartitionRecords) -> None:
-        self._records = records
-        # A cycle would keep the whole response, megabytes, until garbage is collected.
-        self._fetched = weakref.proxy(fetched)
-
-    def has_next(self) -> bool:
-        return bool(self._records.has_next())
-
-    def next_batch(self) -> WholeBatch:
-        return WholeBatch(self._records.next_batch(), self._fetched.next_fetch_offset)
-
-
-class FetchedBatches(PartitionRecords):  # type: ignore[misc]  # aiokafka ships no types
-    """What was fetched of one partition; each of its items is all that a batch of the log holds."""
+    next_fetch_offset: int
 
     def take_whole(self) -> None:
         """Called before the first record is taken."""
-        self._records: Any = WholeBatches(self._records, self)
+        self._records_iterator = self._whole()
 
-    def _consumer_record(self, tp: Any, record: WholeBatch) -> list[Encoded]:
-        return record.records
+    def _whole(self) -> Iterator[list[Encoded]]:
+        found: list[Encoded] = []
+        position, log = self.next_fetch_offset, self._records
+        while log.has_next():
+            batch = log.next_batch()
+            if self._check_crcs and not batch.validate_crc():
+                raise CorruptRecordException(f"Invalid CRC - {self._tp}")
+            if self._may_be_read(batch):
+                records = list(map(_fields_of_record, batch))
+                if records and records[0][-1] < position:  # a batch is fetched whole
+                    records = [record for record in records if record[-1] >= position]
+                found += records
+            # Also past records that are not there any more: the next fetch is to begin with the next batch.
+            position = batch.next_offset
+        self.next_fetch_offset = position
+        if found:
+            yield found
+
+    def _may_be_read(self, batch: Any) -> bool:
+        """As aiokafka has it: not of an aborted transaction, and no marker."""
+        if self._isolation_level == READ_COMMITTED and batch.producer_id is not None:
+            self._consume_aborted_up_to(batch.base_offset)
+            if batch.is_control_batch and self._contains_abort_marker(batch):
+                self._aborted_producers.discard(batch.producer_id)
+            if batch.is_transactional and batch.producer_id in self._aborted_producers:
+                return False
+        return not batch.is_control_batch
 
 
 class AskingFetcher(Fetcher):  # type: ignore[misc]  # aiokafka ships no types
@@ -108,5 +97,5 @@ class AskingFetcher(Fetcher):  # type: ignore[misc]  # aiokafka ships no types
     def _lighten(self, place: TopicPartition) -> None:
         found = self._records.get(place)
         if isinstance(found, FetchResult) and found._partition_records is not None:
-            found._partition_records.__class__ = FetchedBatches
+            found._partition_records.__class__ = FetchedRecords
             found._partition_records.take_whole()

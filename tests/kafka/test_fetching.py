@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 
 import pytest
 from aiokafka.consumer.fetcher import READ_COMMITTED, Fetcher, PartitionRecords
+from aiokafka.errors import CorruptRecordException
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.kafka.fetching import FETCH_EVERY_S, AskingFetcher, FetchedBatches
+from streams.kafka.fetching import FETCH_EVERY_S, AskingFetcher, FetchedRecords
 
 
 class Clock:
@@ -122,7 +123,7 @@ def fetched(log: list[LogBatch], start: int = 0, aborted: Sequence[tuple[int, in
 
 
 def taken_whole(records: PartitionRecords) -> Any:
-    records.__class__ = FetchedBatches
+    records.__class__ = FetchedRecords
     records.take_whole()
     return records
 
@@ -130,13 +131,23 @@ def taken_whole(records: PartitionRecords) -> Any:
 @given(
     log=batches, start=st.integers(0, 12), aborted=st.lists(st.tuples(st.integers(1, 2), st.integers(0, 9)), max_size=2)
 )
-def test_whole_batches_are_the_records_that_aiokafka_reads_one_by_one(
+def test_what_is_taken_at_once_are_the_records_that_aiokafka_reads_one_by_one(
     log: list[LogBatch], start: int, aborted: list[tuple[int, int]]
 ) -> None:
     plain, whole = fetched(log, start, aborted), taken_whole(fetched(log, start, aborted))
     wanted = [(each.value, each.key, each.timestamp, each.offset) for each in plain]
     assert list(chain.from_iterable(whole)) == wanted
     assert whole.next_fetch_offset == plain.next_fetch_offset
+
+
+def test_of_a_response_with_a_damaged_batch_nothing_is_taken_and_all_is_fetched_again() -> None:
+    log = encoded([LogBatch(0, 3, None, 0), LogBatch(0, 2, None, 0)])
+    damaged = log[:-1] + bytes([log[-1] ^ 1])
+    place = SimpleNamespace(topic="t", partition=0)
+    records = taken_whole(PartitionRecords(place, MemoryRecords(damaged), (), 1, None, None, True, READ_COMMITTED))
+    with pytest.raises(CorruptRecordException):
+        next(records)
+    assert records.next_fetch_offset == 1
 
 
 def test_a_response_is_let_go_once_its_records_are_taken() -> None:
