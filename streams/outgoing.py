@@ -9,7 +9,8 @@ from state.changelog import Checkpoint, changelog_records
 from state.engine import BatchResult
 from state.parts import PartWriter
 from state.store import Store
-from streams.kafka.transactions import Outgoing, Record
+from streams.kafka.transactions import Outgoing
+from streams.kafka.writer import Record
 from streams.settings import Settings
 
 # Room in a batch of one record for its key and what Kafka adds. The longest key is that of a part of a customer's

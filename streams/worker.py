@@ -98,6 +98,7 @@ class Worker:
         self._membership: Membership | None = None
         self._openings = Openings(opener, self.wake)
         self._in_flight: asyncio.Task[None] | None = None
+        self._decides = False  # whether the last step decided anything
         self._stepping = asyncio.Lock()
         self._stopping = asyncio.Event()
         self._awake = asyncio.Event()
@@ -322,16 +323,26 @@ class Worker:
         # While little waits, whatever comes until the transaction under way has ended may as well join the next.
         if membership is None or sum(each.waiting for each in self._partitions.values()) < AHEAD_RECORDS:
             await self._settle()
+            await self._begin_early()
         decided = [] if membership is None else await self._decide()
+        self._decides = bool(decided)
         self._pause_full()
         if membership is None or not decided:
             await self._settle()
+            await self._producer.withdraw()
             return
         self._on_step("computed")
         # A large batch was decided while the last one committed, on top of its uncommitted writes.
         await self._settle()
         self._in_flight = asyncio.create_task(self._commit(decided, membership))
         self._in_flight.add_done_callback(lambda _: self.wake())
+
+    async def _begin_early(self) -> None:
+        # Records that wait for those of another topic come to nothing, poll after poll, until that has some.
+        waiting = [number for number, each in self._partitions.items() if each.waiting] if self._decides else []
+        if waiting and self._membership is not None:
+            self._producer.begin_early(waiting, self._settings.app_id)
+            await asyncio.sleep(0)  # so that it is on its way before anything is decided
 
     async def _decide(self) -> list[Decided]:
         """The next batch of each partition in turn.

@@ -24,11 +24,11 @@ from streams.kafka.errors import (
     waited_ms,
     with_cause,
 )
-from streams.kafka.fencing import TransactionalProducer
 from streams.kafka.metadata import partitions_of, require_partition
 from streams.kafka.reading import open_consumer, read_from
 from streams.kafka.security import Connection
-from streams.kafka.transactions import AUTHORIZATION_ERRORS, FENCING_ERRORS, LARGEST_BATCH_BYTES, SIZE_ERRORS
+from streams.kafka.transactions import AUTHORIZATION_ERRORS, FENCING_ERRORS, LARGEST_BATCH_BYTES
+from streams.kafka.writer import RecordBatch, TransactionalWriter, batches_of
 
 POLL_MS = 1_000
 MOST_RECORDS = 500  # of one read, so that those who apply them do not hold up the event loop
@@ -83,22 +83,21 @@ class KafkaDefinitionsLog:
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[WritingTurn]:
-        producer = TransactionalProducer(
-            transactional_id=self._transactional_id,
+        writer = TransactionalWriter(
+            self._connection,
+            self._transactional_id,
             transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
             request_timeout_ms=REQUEST_TIMEOUT_MS,
             retry_backoff_ms=RETRY_BACKOFF_MS,
-            max_batch_size=self._message_max_bytes,
-            **self._connection.arguments(),
         )
         try:
-            with self.explained("beginning to write", producer):
+            with self.explained("beginning to write"):
                 async with asyncio.timeout(REQUEST_TIMEOUT_MS / 1000):
-                    await producer.start()
-                    await self._require_partition(producer.client)
-            yield _Turn(self, producer)
+                    await writer.start()
+                    await self._require_partition(writer.client)
+            yield _Turn(self, writer, self._message_max_bytes)
         finally:
-            await producer.abandon()
+            await writer.close()
 
     async def _require_partition(self, client: Any, position: int = 0) -> None:
         if position and not await partitions_of(client, self._topic, 0):
@@ -115,13 +114,12 @@ class KafkaDefinitionsLog:
         )
 
     @contextmanager
-    def explained(self, what: str, producer: TransactionalProducer | None = None) -> Iterator[None]:
+    def explained(self, what: str) -> Iterator[None]:
         began_s = monotonic()
         try:
             yield
         except (kafka.KafkaError, kafka.IllegalOperation, TimeoutError) as error:
-            root = error if producer is None else producer.root_of(error)
-            raise self._explanation(what, root, waited_ms(began_s, REQUEST_TIMEOUT_MS)) from error
+            raise self._explanation(what, error, waited_ms(began_s, REQUEST_TIMEOUT_MS)) from error
 
     def _explanation(self, what: str, error: BaseException, waited: int) -> Exception:
         if isinstance(error, FENCING_ERRORS):
@@ -138,10 +136,6 @@ class KafkaDefinitionsLog:
                 f"--topic {self._topic} --transactional-id {self._transactional_id}",
             )
         return Unreachable(self._connection.bootstrap_servers, with_cause(f"{what} {self._topic}", error), waited)
-
-    def require_size(self, size: int) -> None:
-        if size > self._message_max_bytes:
-            raise RecordTooLarge(self._topic, size, self._message_max_bytes)
 
 
 class _Reader:
@@ -165,61 +159,38 @@ class _Reader:
 
 
 class _Turn:
-    def __init__(self, log: KafkaDefinitionsLog, producer: TransactionalProducer) -> None:
+    def __init__(self, log: KafkaDefinitionsLog, writer: TransactionalWriter, message_max_bytes: int) -> None:
         self._log = log
-        self._producer = producer
+        self._writer = writer
+        self._message_max_bytes = message_max_bytes
 
     async def append(self, records: Sequence[tuple[bytes, bytes | None]]) -> list[int]:
         batches = self._batches(records)
         try:
-            with self._log.explained("writing", self._producer):
+            with self._log.explained("writing"):
                 async with asyncio.timeout(REQUEST_TIMEOUT_MS / 1000):
-                    await self._producer.begin_transaction()
-                    offsets = await self._produce(batches)
+                    self._writer.begin([self._log.place])
+                    await self._writer.add([self._log.place])
+                    offsets = await self._writer.produce(batches)
         except BaseException:
-            await self._producer.abort(ABORT_TIMEOUT_MS)
+            await self._writer.abort(ABORT_TIMEOUT_MS)
             raise
         try:
-            with self._log.explained("writing", self._producer):
+            with self._log.explained("writing"):
                 async with asyncio.timeout(REQUEST_TIMEOUT_MS / 1000):
-                    await self._producer.commit(_ignore)
+                    await self._writer.commit(_ignore)
         except Unreachable as error:
             raise CommitUnknown(f"{error} Whether it is written shows once it is read.") from error
-        return offsets
+        return [first + at for batch, first in zip(batches, offsets, strict=True) for at in range(batch.count)]
 
-    def _batches(self, records: Sequence[tuple[bytes, bytes | None]]) -> list[Any]:
-        batches = [self._producer.create_batch()]
-        for key, value in records:
-            if batches[-1].append(key=key, value=value, timestamp=None) is None:
-                batches.append(self._producer.create_batch())
-                batches[-1].append(key=key, value=value, timestamp=None)
-        for batch in batches:
-            self._log.require_size(batch.size())  # a batch takes its first record whatever its size
-        return batches
-
-    async def _produce(self, batches: Sequence[Any]) -> list[int]:
+    def _batches(self, records: Sequence[tuple[bytes, bytes | None]]) -> list[RecordBatch]:
         place = self._log.place
-        sent = []
+        batches = batches_of([(place, [(key, value, (), None) for key, value in records])], self._message_max_bytes)
         for batch in batches:
-            sent.append(await self._producer.send_batch(batch, place.topic, partition=place.partition))
-            sent[-1].add_done_callback(_note_error)
-        # Every one of them: aiokafka would commit even if one had failed.
-        results = await asyncio.gather(*sent, return_exceptions=True)
-        offsets: list[int] = []
-        for batch, result in zip(batches, results, strict=True):
-            if isinstance(result, SIZE_ERRORS):
-                raise RecordTooLarge(place.topic, batch.size(), None) from result
-            if isinstance(result, BaseException):
-                raise result
-            offsets += range(result.offset, result.offset + batch.record_count())
-        return offsets
+            if batch.size_bytes > self._message_max_bytes:  # a batch takes its first record whatever its size
+                raise RecordTooLarge(place.topic, batch.size_bytes, self._message_max_bytes)
+        return batches
 
 
 def _ignore() -> None:
     """Nobody waits for the moment in which the commit is sent."""
-
-
-def _note_error(future: asyncio.Future[Any]) -> None:
-    # Else an error would be logged as never retrieved when another one came first.
-    if not future.cancelled():
-        future.exception()

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
-from itertools import zip_longest
 from time import monotonic
-from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 import structlog
@@ -26,25 +25,21 @@ from streams.kafka.errors import (
     Unreachable,
     waited_ms,
 )
-from streams.kafka.fencing import Membership, TransactionalProducer
+from streams.kafka.fencing import Membership
 from streams.kafka.metadata import missing_partition, partitions_of
 from streams.kafka.security import Connection
+from streams.kafka.writer import Record, RecordBatch, TransactionalWriter, batches_of
 
 log = structlog.get_logger(__name__)
 
-# Key, value, headers, and the timestamp in ms (None: now).
-Record: TypeAlias = tuple[bytes | None, bytes | None, Sequence[tuple[str, bytes | None]], int | None]
-
 MESSAGE_MAX_BYTES = 1_048_588  # the broker's default of message.max.bytes, which holds for a whole batch
 LARGEST_BATCH_BYTES = 1_000_000
-NO_HEADERS: list[tuple[str, bytes | None]] = []
 
 FENCING_ERRORS = (
     kafka.ProducerFenced,
     kafka.InvalidProducerEpoch,
     kafka.TransactionCoordinatorFenced,
 )
-SIZE_ERRORS = (kafka.MessageSizeTooLargeError, kafka.RecordListTooLargeError)
 AUTHORIZATION_ERRORS = (
     kafka.TopicAuthorizationFailedError,
     kafka.GroupAuthorizationFailedError,
@@ -66,7 +61,7 @@ class ProducerOptions(msgspec.Struct, frozen=True, kw_only=True):
     step_timeout_ms: int = 15_000  # for each of: all records written, offsets stored, committed
     start_timeout_ms: int = 30_000  # for connecting and ending what the id's last writer left open
     abort_timeout_ms: int = 2_000
-    retry_backoff_ms: int = 100  # of anything but the wait for the end of the last transaction, which is 2 ms
+    retry_backoff_ms: int = 100  # at most; the first one is 2 ms, and each is twice the one before
     message_max_bytes: int = MESSAGE_MAX_BYTES
 
 
@@ -102,8 +97,9 @@ class FencedProducer:
         self._connection = connection
         self._options = options or ProducerOptions()
         self._on_step = on_step or _ignore
-        self._producer: TransactionalProducer | None = None
+        self._writer: TransactionalWriter | None = None
         self._left_open = False
+        self._written_topics: dict[int, list[str]] = {}  # by partition, those of its last transaction
         self._lock = asyncio.Lock()
 
     async def start(self) -> None:
@@ -123,6 +119,8 @@ class FencedProducer:
     async def stop(self) -> None:
         """Close, and try once to end a transaction that an error has left open. May be called twice."""
         async with self._lock:
+            if self._writer is not None and self._writer.in_transaction:
+                self._left_open = not await self._writer.abort(self._options.abort_timeout_ms)
             if self._left_open:
                 hurried = msgspec.structs.replace(self._options, start_timeout_ms=self._options.abort_timeout_ms)
                 with contextlib.suppress(StreamsError):
@@ -155,34 +153,69 @@ class FencedProducer:
         async with self._lock:
             return await self._commit(outgoing, offsets, membership)
 
+    def begin_early(self, partitions: Iterable[int], group_id: str) -> None:
+        """Begin the next transaction while what it will hold is being decided.
+
+        It begins with what these partitions wrote last: that is likely what they write next, and costs a marker where
+        it is not. `commit` goes on with it; where there is nothing to commit, call `withdraw`.
+        """
+        places = [TopicPartition(topic, each) for each in partitions for topic in self._written_topics.get(each, ())]
+        writer = None if self._lock.locked() else self._writer
+        if places and writer is not None and not writer.in_transaction:
+            writer.begin(places, group_id)
+
+    async def withdraw(self) -> None:
+        """End a transaction that has begun early. Raises CommitFailed where that cannot be known."""
+        async with self._lock:
+            writer = self._writer
+            if writer is None or not writer.in_transaction:
+                return
+            self._writer = None
+            if await writer.abort(self._options.abort_timeout_ms):
+                self._writer = writer
+                return
+            self._left_open = True
+            await writer.close()
+            raise CommitFailed(f"the producer {self.transactional_id} could not end a transaction without records")
+
     async def _commit(
         self, outgoing: list[Outgoing], offsets: Mapping[TopicPartition, int], membership: Membership
     ) -> dict[TopicPartition, int]:
-        producer, self._producer = self._producer, None  # it comes back only from a success
-        if producer is None:
+        writer, self._writer = self._writer, None  # it comes back only from a success
+        if writer is None:
             raise CommitFailed(f"the producer {self.transactional_id} is not open: reopen it after an error")
-        transaction = _Transaction(producer, self._options, self._on_step)
+        transaction = _Transaction(writer, self._options, self._on_step)
         try:
             written = await transaction.run(outgoing, offsets, membership)
-            self._producer = producer
-        except (kafka.KafkaError, kafka.IllegalOperation, TimeoutError) as error:
+            self._writer = writer
+        except (kafka.KafkaError, TimeoutError) as error:
             raise transaction.explained(error) from error
         finally:
-            if self._producer is None:
-                self._left_open = True
-                self._left_open = not await producer.abort(self._options.abort_timeout_ms)
-                await producer.abandon()
+            if self._writer is None:
+                await self._end(writer)
+        self._note_places(written)
         return written
+
+    async def _end(self, writer: TransactionalWriter) -> None:
+        self._left_open = True
+        self._left_open = not await writer.abort(self._options.abort_timeout_ms)
+        await writer.close()
+
+    def _note_places(self, written: Iterable[TopicPartition]) -> None:
+        topics: dict[int, list[str]] = defaultdict(list)
+        for topic, partition in written:
+            topics[partition].append(topic)
+        self._written_topics |= topics
 
     async def _reopen(self, options: ProducerOptions) -> None:
         await self._close()
-        self._producer = await _started(self._connection, self.transactional_id, options)
+        self._writer = await _started(self._connection, self.transactional_id, options)
         self._left_open = False
 
     async def _close(self) -> None:
-        producer, self._producer = self._producer, None
-        if producer is not None:
-            await producer.abandon()
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            await writer.close()
 
 
 async def end_transaction_of(
@@ -192,23 +225,16 @@ async def end_transaction_of(
 
     A writer with this id that still lives is fenced, and has to reopen. Raises as `FencedProducer.start` does.
     """
-    producer = await _started(connection, transactional_id, options or ProducerOptions())
-    await producer.abandon()
+    writer = await _started(connection, transactional_id, options or ProducerOptions())
+    await writer.close()
     log.info("transaction_ended", transactional_id=transactional_id)
-
-
-class _Batch(NamedTuple):
-    place: TopicPartition
-    builder: Any
 
 
 class _Transaction:
     """One transaction on its way through the steps."""
 
-    def __init__(
-        self, producer: TransactionalProducer, options: ProducerOptions, on_step: Callable[[str], None]
-    ) -> None:
-        self._producer = producer
+    def __init__(self, writer: TransactionalWriter, options: ProducerOptions, on_step: Callable[[str], None]) -> None:
+        self._writer = writer
         self._options = options
         self._on_step = on_step
         self._step = Step.PRODUCE
@@ -217,17 +243,20 @@ class _Transaction:
         self, outgoing: list[Outgoing], offsets: Mapping[TopicPartition, int], membership: Membership
     ) -> dict[TopicPartition, int]:
         batches = self._batches(outgoing)
-        # 1. Every record is in the log. aiokafka would commit even if one were not.
+        places = {batch.place for batch in batches}
+        # 1. Every record is in the log.
         async with self._limited(Step.PRODUCE):
-            await self._require_partitions(batches)
-            await self._producer.begin(membership)
+            await self._require_partitions(places)
+            if not self._writer.in_transaction:
+                self._writer.begin(places, membership.group_id)
+            await self._writer.add(places)
             written = await self._produce(batches)
         # 2. The offsets are in, and with them the check that this worker still owns the partitions.
         async with self._limited(Step.OFFSETS):
-            await self._producer.send_offsets(offsets)
+            await self._writer.send_offsets(offsets, membership)
         # 3. Both become visible at once.
         async with self._limited(Step.COMMIT):
-            await self._producer.commit(lambda: self._on_step(COMMIT_SENT))
+            await self._writer.commit(lambda: self._on_step(COMMIT_SENT))
         return written
 
     @contextlib.asynccontextmanager
@@ -237,61 +266,41 @@ class _Transaction:
             yield
         self._on_step(step.value)
 
-    def _batches(self, outgoing: list[Outgoing]) -> list[_Batch]:
-        """The first batch of each partition, then the second of each, and so on: one request takes one of each."""
-        by_place: dict[TopicPartition, list[_Batch]] = {}
-        for each in outgoing:
-            place = TopicPartition(each.topic, each.partition)
-            by_place.setdefault(place, []).extend(self._filled(place, each.records))
-        return [batch for turn in zip_longest(*by_place.values()) for batch in turn if batch is not None]
-
-    def _filled(self, place: TopicPartition, records: list[Record]) -> list[_Batch]:
-        builder = self._producer.create_batch()
-        batches = [_Batch(place, builder)]
-        for key, value, headers, timestamp_ms in records:
-            listed = list(headers) if headers else NO_HEADERS  # the record encoder takes nothing but lists
-            if builder.append(key=key, value=value, headers=listed, timestamp=timestamp_ms) is None:
-                builder = self._producer.create_batch()
-                batches.append(_Batch(place, builder))
-                builder.append(key=key, value=value, headers=listed, timestamp=timestamp_ms)
+    def _batches(self, outgoing: list[Outgoing]) -> list[RecordBatch]:
         limit_bytes = self._options.message_max_bytes
+        listed = [(TopicPartition(each.topic, each.partition), each.records) for each in outgoing]
+        batches = batches_of(listed, min(limit_bytes, LARGEST_BATCH_BYTES))
         for batch in batches:
-            if batch.builder.size() > limit_bytes:  # a batch takes its first record whatever its size
-                raise RecordTooLarge(place.topic, batch.builder.size(), limit_bytes)
+            if batch.size_bytes > limit_bytes:  # a batch takes its first record whatever its size
+                raise RecordTooLarge(batch.place.topic, batch.size_bytes, limit_bytes)
         return batches
 
-    async def _require_partitions(self, batches: list[_Batch]) -> None:
-        for topic, partition in {batch.place for batch in batches}:
-            known = await partitions_of(self._producer.client, topic, partition)
+    async def _require_partitions(self, places: set[TopicPartition]) -> None:
+        for topic, partition in places:
+            known = await partitions_of(self._writer.client, topic, partition)
             fault = missing_partition(topic, partition, known)
             if fault is not None:
                 raise CommitFailed(fault)
 
-    async def _produce(self, batches: list[_Batch]) -> dict[TopicPartition, int]:
-        futures: list[asyncio.Future[Any]] = []
-        for batch in batches:
-            topic, partition = batch.place
-            future = await self._producer.send_batch(batch.builder, topic, partition=partition)
-            future.add_done_callback(_note_error)
-            futures.append(future)
-        results = await asyncio.gather(*futures, return_exceptions=True)
-        return {batch.place: _last_offset(batch, result) for batch, result in zip(batches, results, strict=True)}
+    async def _produce(self, batches: list[RecordBatch]) -> dict[TopicPartition, int]:
+        offsets = await self._writer.produce(batches)
+        return {batch.place: _last_offset(batch, offset) for batch, offset in zip(batches, offsets, strict=True)}
 
     def explained(self, error: BaseException) -> StreamsError:
         """What the error means for the transaction."""
-        cause = self._producer.root_of(error)
         last_step = self._step is Step.COMMIT
-        if isinstance(cause, FENCING_ERRORS):
+        if isinstance(error, FENCING_ERRORS):
             return Fenced(
                 "a newer producer took the transactional id, or the broker ended the transaction as older than "
                 f"transaction_timeout_ms={self._options.transaction_timeout_ms}: open the partitions again",
                 last_step=last_step,
             )
-        if isinstance(cause, AUTHORIZATION_ERRORS):
-            return _not_permitted(cause)
-        answer = f"{type(cause).__name__}: {cause}"
-        if isinstance(cause, TimeoutError):
-            answer = f"no answer within step_timeout_ms={self._options.step_timeout_ms}"
+        if isinstance(error, AUTHORIZATION_ERRORS):
+            return _not_permitted(error)
+        answer = f"{type(error).__name__}: {error}"
+        if isinstance(error, TimeoutError):
+            held_up_by = f"; {self._writer.held_up_by}" if self._writer.held_up_by else ""
+            answer = f"not done within step_timeout_ms={self._options.step_timeout_ms}{held_up_by}"
         if last_step:
             return CommitUnknown(f"the commit was sent; {answer}. Whether it holds is settled by reopening.")
         return CommitFailed(f"nothing was committed, {self._step.value!r} was not reached: {answer}")
@@ -311,46 +320,34 @@ def _membership(group_id: str, generation: int, member_id: str) -> Membership:
     return Membership(group_id, generation, member_id)
 
 
-def _last_offset(batch: _Batch, result: Any) -> int:
-    if isinstance(result, SIZE_ERRORS):
-        raise RecordTooLarge(batch.place.topic, batch.builder.size(), None) from result
-    if isinstance(result, BaseException):
-        raise result
-    if result.offset < 0:  # the broker knows the batch as a repetition, but no longer where it stands
+def _last_offset(batch: RecordBatch, offset: int) -> int:
+    if offset < 0:  # the broker knows the batch as a repetition, but no longer where it stands
         raise CommitFailed(
             f"{batch.place.topic}-{batch.place.partition}: the broker no longer knows the offset written"
         )
-    return int(result.offset + batch.builder.record_count() - 1)
+    return offset + batch.count - 1
 
 
-def _note_error(future: asyncio.Future[Any]) -> None:
-    # Else an error would be logged as never retrieved when another one came first.
-    if not future.cancelled():
-        future.exception()
-
-
-async def _started(connection: Connection, transactional_id: str, options: ProducerOptions) -> TransactionalProducer:
-    producer = TransactionalProducer(
-        client_id=transactional_id,
-        transactional_id=transactional_id,
+async def _started(connection: Connection, transactional_id: str, options: ProducerOptions) -> TransactionalWriter:
+    writer = TransactionalWriter(
+        connection,
+        transactional_id,
         transaction_timeout_ms=options.transaction_timeout_ms,
         request_timeout_ms=options.step_timeout_ms,
         retry_backoff_ms=options.retry_backoff_ms,
-        max_batch_size=min(options.message_max_bytes, LARGEST_BATCH_BYTES),
-        **connection.arguments(),
     )
     began_s = monotonic()
     try:
         async with asyncio.timeout(options.start_timeout_ms / 1000):
-            await producer.start()
+            await writer.start()
     except BaseException as error:
-        await producer.abandon()
+        await writer.close()
         # aiokafka asserts that it knows a broker, and a broker that is overloaded may for a moment tell of none.
         if not isinstance(error, kafka.KafkaError | TimeoutError | AssertionError):
             raise
         waited = waited_ms(began_s, options.start_timeout_ms)
         raise _start_error(error, connection, transactional_id, options, waited) from error
-    return producer
+    return writer
 
 
 def _start_error(
@@ -364,7 +361,7 @@ def _start_error(
             f"{what}: transaction_timeout_ms={options.transaction_timeout_ms} is over the broker's "
             "transaction.max.timeout.ms; lower the one or raise the other"
         )
-    if isinstance(error, kafka.KafkaConnectionError | TimeoutError | AssertionError):
+    if isinstance(error, kafka.KafkaConnectionError | kafka.NodeNotReadyError | TimeoutError | AssertionError):
         return Unreachable(connection.bootstrap_servers, what, waited)
     return Refused(f"{what}: {type(error).__name__}: {error}")
 
@@ -373,7 +370,7 @@ def _not_permitted(error: BaseException) -> NotPermitted:
     named = error.args[0] if error.args else "…"
     names = ", ".join(sorted(named)) if isinstance(named, set) else str(named)
     if isinstance(error, kafka.TopicAuthorizationFailedError):
-        acl = f"--operation Write --operation Describe --topic {names}"
+        acl = " ".join(["--operation Write --operation Describe", *(f"--topic {name}" for name in names.split(", "))])
     elif isinstance(error, kafka.GroupAuthorizationFailedError):
         acl = f"--operation Read --group {names}"
     elif isinstance(error, kafka.TransactionalIdAuthorizationFailed):

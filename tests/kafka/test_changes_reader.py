@@ -14,10 +14,9 @@ from connectors.changes import encode_change
 from state.activity import LAST_DAY, Activity
 from streams import changes_reader
 from streams.changes_reader import ChangesReader
-from streams.kafka.fencing import TransactionalProducer
 from streams.kafka.security import Connection
 from streams.wall_time import wall_time_ms
-from tests.kafka.conftest import NewTopic, OpenTransaction
+from tests.kafka.conftest import NewTopic, OpenTransaction, SilentProducer
 
 pytestmark = pytest.mark.kafka
 
@@ -36,7 +35,7 @@ class Log(NamedTuple):
     """A changes topic and its writer."""
 
     topic: str
-    producer: TransactionalProducer
+    producer: SilentProducer
 
     async def write(self, first: int, last: int) -> None:
         """These changes in transactions of several sizes, with some in between that are aborted."""

@@ -14,11 +14,10 @@ from streams.definitions import DefinitionsFollower
 from streams.definitions_log import DefinitionsLog
 from streams.kafka.definitions_topic import KafkaDefinitionsLog
 from streams.kafka.errors import RecordTooLarge, Refused, Unreachable
-from streams.kafka.fencing import TransactionalProducer
 from streams.kafka.security import Connection
 from streams.segments_commands import list_segments
 from tests.definitions_contract import DefinitionsContract, Stage, Started, by_hand, document, versions
-from tests.kafka.conftest import NewTopic, until
+from tests.kafka.conftest import NewTopic, SilentProducer, until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.asyncio]
 
@@ -53,7 +52,7 @@ class TestOnKafka(DefinitionsContract):
 
 
 async def test_what_is_left_of_a_killed_writer_holds_up_nobody(stage: KafkaStage) -> None:
-    killed = TransactionalProducer(
+    killed = SilentProducer(
         **stage.connection.arguments(),
         transactional_id=f"rollcall-{stage.topic}-writer",
         retry_backoff_ms=20,

@@ -19,7 +19,8 @@ from deploy.kafka.broker import Broker
 from streams.kafka.errors import CommitFailed, CommitUnknown, Fenced, RecordTooLarge, Refused, Unreachable
 from streams.kafka.fencing import Membership
 from streams.kafka.security import Connection
-from streams.kafka.transactions import FencedProducer, Outgoing, ProducerOptions, Record, end_transaction_of
+from streams.kafka.transactions import FencedProducer, Outgoing, ProducerOptions, end_transaction_of
+from streams.kafka.writer import Record
 from tests.kafka.conftest import (
     PATIENCE_S,
     NewMember,
@@ -169,7 +170,11 @@ async def test_offsets_without_records_are_stored(stage: Stage, new_producer: Ne
     member = stage.membership
     offsets = {TopicPartition(stage.source, 0): 42}
     assert await producer.commit([], offsets, member.group_id, member.generation, member.member_id) == {}
-    assert await stage.stored_offset() == 42
+
+    async def stored() -> bool:  # the end of a transaction is written to its partitions after the answer
+        return await stage.stored_offset() == 42
+
+    await until(stored, "the offset is stored")
 
 
 @pytest.mark.parametrize(("generation", "member_id"), [(-1, "member"), (1, "")])

@@ -14,7 +14,8 @@ from state.memory_store import MemoryStore
 from state.parts import PART_MARK
 from state.redefinition import ChangedSegment, Redefinition, write_begun
 from state.store import WriteSet
-from streams.kafka.transactions import Outgoing, Record
+from streams.kafka.transactions import Outgoing
+from streams.kafka.writer import Record
 from streams.outgoing import outgoing, part_writer
 from streams.settings import Settings, load_settings
 
