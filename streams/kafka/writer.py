@@ -97,8 +97,8 @@ class TransactionalWriter:
     error, `abort` and `close`.
 
     All may raise KafkaError, of which ProducerFenced means that another writer began with the same transactional id.
-    What a broker may yet do is asked for again and again: limit each call by `asyncio.timeout`. A request that is on
-    its way is never called back by that, and `abort` waits for its answer.
+    What a broker may yet do is asked for again and again: limit each call by `asyncio.timeout`. Records and offsets on
+    their way are not called back by that, and `abort` waits for what became of them.
     """
 
     def __init__(
@@ -183,13 +183,15 @@ class TransactionalWriter:
         assert self._group_added is not None, "begin has the group"
         await asyncio.shield(self._group_added)
         request = TxnOffsetCommitRequest(membership=membership, offsets=offsets, **self._identity())
-        await self._ask(
+        storing = self._ask(
             CoordinationType.GROUP,
             membership.group_id,
             request,
             lambda answer: [(membership.group_id, code) for _, parts, _ in answer.topics for _, code, _ in parts],
             lambda code: lost_membership(code, membership),
         )
+        # The group may be elsewhere than the transaction: offsets that come there behind the end would be of none.
+        await asyncio.shield(self._track(storing))
 
     async def commit(self, on_sent: Callable[[], None]) -> None:
         """Commit; `on_sent` is called once, when the request is on its way and its answer has not been read."""
@@ -284,7 +286,8 @@ class TransactionalWriter:
             for topic, parts in answer.topics
             for partition, code, offset, *_ in parts
         }
-        return {batch: outcomes[batch.place] for batch in batches}
+        missing = kafka.KafkaError(f"broker {node} did not say what became of a batch")
+        return {batch: outcomes.get(batch.place, missing) for batch in batches}
 
     # -- asking coordinators ------------------------------------------------------------------------------------------
 

@@ -302,17 +302,26 @@ async def test_whatever_else_comes_out_of_sending_is_an_error_of_kafka(
         await run(writer, (A0, [record(b"1")]))
 
 
-async def test_an_abort_waits_for_records_that_are_on_their_way(
+async def test_a_batch_of_which_the_broker_says_nothing_fails_the_transaction(
     writer: TransactionalWriter, broker: ScriptedBroker
 ) -> None:
-    broker.held[PRODUCE] = asyncio.Event()
+    broker._answer_ProduceRequest = lambda request, code: SimpleNamespace(topics=[])  # type: ignore[method-assign]
+    with pytest.raises(kafka.KafkaError, match="did not say what became of a batch"):
+        await run(writer, (A0, [record(b"1")]))
+
+
+@pytest.mark.parametrize("kind", [PRODUCE, OFFSETS])
+async def test_an_abort_waits_for_records_and_offsets_that_are_on_their_way(
+    writer: TransactionalWriter, broker: ScriptedBroker, kind: str
+) -> None:
+    broker.held[kind] = asyncio.Event()
     running = asyncio.create_task(run(writer, (A0, [record(b"1")])))
-    await broker.reached[PRODUCE].wait()
+    await broker.reached[kind].wait()
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     assert not await writer.abort(20)
     assert END not in broker.asked
-    broker.held[PRODUCE].set()
+    broker.held[kind].set()
     assert await writer.abort(1_000)
     assert broker.asked[-1] == END
 
