@@ -49,6 +49,14 @@ class ScriptedBroker:
         self.held: dict[str, asyncio.Event] = {}
         self.reached: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self.leaders = {A0: 1, A1: 1, B0: 2}
+        self.answers: dict[str, Callable[[Any, int], Any]] = {
+            INIT: self._producer_id,
+            ADD_PARTITIONS: self._partitions,
+            ADD_GROUP: self._done,
+            PRODUCE: self._written,
+            OFFSETS: self._offsets,
+            END: self._done,
+        }
         self.cluster = SimpleNamespace(leader_for_partition=self.leaders.get)
 
     async def bootstrap(self) -> None:
@@ -79,27 +87,25 @@ class ScriptedBroker:
         told = self.script[kind].pop(0) if self.script[kind] else 0
         if isinstance(told, BaseException):
             raise told
-        return getattr(self, f"_answer_{kind}")(request, told)
+        return self.answers[kind](request, told)
 
-    def _answer_InitProducerIdRequest(self, request: Any, code: int) -> Any:  # noqa: N802 - Kafka's name
+    def _producer_id(self, request: Any, code: int) -> Any:
         return SimpleNamespace(error_code=code, producer_id=7, producer_epoch=2)
 
-    def _answer_AddPartitionsToTxnRequest(self, request: Any, code: int) -> Any:  # noqa: N802
+    def _partitions(self, request: Any, code: int) -> Any:
         errors = [(topic, [(number, code) for number in numbers]) for topic, numbers in request._topics]
         return SimpleNamespace(errors=errors)
 
-    def _answer_AddOffsetsToTxnRequest(self, request: Any, code: int) -> Any:  # noqa: N802
+    def _done(self, request: Any, code: int) -> Any:
         return SimpleNamespace(error_code=code)
 
-    _answer_EndTxnRequest = _answer_AddOffsetsToTxnRequest  # noqa: N815
-
-    def _answer_TxnOffsetCommitRequest(self, request: Any, code: int) -> Any:  # noqa: N802
+    def _offsets(self, request: Any, code: int) -> Any:
         topics: list[Any] = [
             (topic, [(row[0], code, {}) for row in rows], {}) for topic, rows, _ in request._fields["topics"]
         ]
         return SimpleNamespace(topics=topics)
 
-    def _answer_ProduceRequest(self, request: Any, code: int) -> Any:  # noqa: N802
+    def _written(self, request: Any, code: int) -> Any:
         topics: list[Any] = []
         for topic, parts in request._topics:
             answers = []
@@ -288,7 +294,7 @@ async def test_the_first_real_refusal_counts_and_not_that_others_were_not_tried(
     writer: TransactionalWriter, broker: ScriptedBroker
 ) -> None:
     answer = SimpleNamespace(errors=[("a", [(0, 55), (1, 55)]), ("b", [(0, 29)])])
-    broker._answer_AddPartitionsToTxnRequest = lambda request, code: answer  # type: ignore[method-assign]
+    broker.answers[ADD_PARTITIONS] = lambda request, code: answer
     with pytest.raises(kafka.TopicAuthorizationFailedError) as caught:
         await run(writer, (A0, [record(b"1")]), (B0, [record(b"2")]))
     assert caught.value.args[0] == {"b"}
@@ -305,7 +311,7 @@ async def test_whatever_else_comes_out_of_sending_is_an_error_of_kafka(
 async def test_a_batch_of_which_the_broker_says_nothing_fails_the_transaction(
     writer: TransactionalWriter, broker: ScriptedBroker
 ) -> None:
-    broker._answer_ProduceRequest = lambda request, code: SimpleNamespace(topics=[])  # type: ignore[method-assign]
+    broker.answers[PRODUCE] = lambda request, code: SimpleNamespace(topics=[])
     with pytest.raises(kafka.KafkaError, match="did not say what became of a batch"):
         await run(writer, (A0, [record(b"1")]))
 
