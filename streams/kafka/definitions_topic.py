@@ -18,7 +18,6 @@ from streams.definitions_log import LogReader, LogRecord, TurnLost, WritingTurn
 from streams.kafka.errors import (
     CommitUnknown,
     NotPermitted,
-    RecordTooLarge,
     Refused,
     Unreachable,
     waited_ms,
@@ -28,7 +27,7 @@ from streams.kafka.metadata import partitions_of, require_partition
 from streams.kafka.reading import open_consumer, read_from
 from streams.kafka.security import Connection
 from streams.kafka.transactions import AUTHORIZATION_ERRORS, FENCING_ERRORS, LARGEST_BATCH_BYTES
-from streams.kafka.writer import RecordBatch, TransactionalWriter, batches_of
+from streams.kafka.writer import TransactionalWriter, batches_of
 
 POLL_MS = 1_000
 MOST_RECORDS = 500  # of one read, so that those who apply them do not hold up the event loop
@@ -118,7 +117,7 @@ class KafkaDefinitionsLog:
         began_s = monotonic()
         try:
             yield
-        except (kafka.KafkaError, kafka.IllegalOperation, TimeoutError) as error:
+        except (kafka.KafkaError, TimeoutError) as error:
             raise self._explanation(what, error, waited_ms(began_s, REQUEST_TIMEOUT_MS)) from error
 
     def _explanation(self, what: str, error: BaseException, waited: int) -> Exception:
@@ -165,12 +164,13 @@ class _Turn:
         self._message_max_bytes = message_max_bytes
 
     async def append(self, records: Sequence[tuple[bytes, bytes | None]]) -> list[int]:
-        batches = self._batches(records)
+        place, limit_bytes = self._log.place, self._message_max_bytes
+        batches = batches_of([(place, [(key, value, (), None) for key, value in records])], limit_bytes, limit_bytes)
         try:
             with self._log.explained("writing"):
                 async with asyncio.timeout(REQUEST_TIMEOUT_MS / 1000):
-                    self._writer.begin([self._log.place])
-                    await self._writer.add([self._log.place])
+                    self._writer.begin([place])
+                    await self._writer.add([place])
                     offsets = await self._writer.produce(batches)
         except BaseException:
             await self._writer.abort(ABORT_TIMEOUT_MS)
@@ -182,14 +182,6 @@ class _Turn:
         except Unreachable as error:
             raise CommitUnknown(f"{error} Whether it is written shows once it is read.") from error
         return [first + at for batch, first in zip(batches, offsets, strict=True) for at in range(batch.count)]
-
-    def _batches(self, records: Sequence[tuple[bytes, bytes | None]]) -> list[RecordBatch]:
-        place = self._log.place
-        batches = batches_of([(place, [(key, value, (), None) for key, value in records])], self._message_max_bytes)
-        for batch in batches:
-            if batch.size_bytes > self._message_max_bytes:  # a batch takes its first record whatever its size
-                raise RecordTooLarge(place.topic, batch.size_bytes, self._message_max_bytes)
-        return batches
 
 
 def _ignore() -> None:

@@ -26,10 +26,7 @@ LOST_MEMBERSHIP = {
     82: "another process took this member's group.instance.id",
     113: "the group is at another member epoch",
 }
-LOST_PRODUCER = {
-    47: "a newer producer took this transactional id, or the broker ended the transaction as too old",
-    90: "a newer producer took this transactional id, or the broker ended the transaction as too old",
-}
+LOST_PRODUCER = frozenset({47, 90})
 
 
 class Membership(msgspec.Struct, frozen=True):
@@ -118,7 +115,9 @@ class TxnOffsetCommitRequest(Request[TxnOffsetCommitRequestV3]):  # type: ignore
 
 def lost_membership(code: int, membership: Membership) -> Fenced | None:
     """What to raise where the group refuses offsets with this code, or None where that is for other reasons."""
-    cause = LOST_MEMBERSHIP.get(code) or LOST_PRODUCER.get(code)
+    cause = LOST_MEMBERSHIP.get(code)
+    if code in LOST_PRODUCER:
+        cause = "a newer producer took this transactional id, or the broker ended the transaction as too old"
     if cause is None:
         return None
     return Fenced(

@@ -19,7 +19,6 @@ from streams.kafka.errors import (
     CommitUnknown,
     Fenced,
     NotPermitted,
-    RecordTooLarge,
     Refused,
     StreamsError,
     Unreachable,
@@ -269,11 +268,7 @@ class _Transaction:
     def _batches(self, outgoing: list[Outgoing]) -> list[RecordBatch]:
         limit_bytes = self._options.message_max_bytes
         listed = [(TopicPartition(each.topic, each.partition), each.records) for each in outgoing]
-        batches = batches_of(listed, min(limit_bytes, LARGEST_BATCH_BYTES))
-        for batch in batches:
-            if batch.size_bytes > limit_bytes:  # a batch takes its first record whatever its size
-                raise RecordTooLarge(batch.place.topic, batch.size_bytes, limit_bytes)
-        return batches
+        return batches_of(listed, min(limit_bytes, LARGEST_BATCH_BYTES), limit_bytes)
 
     async def _require_partitions(self, places: set[TopicPartition]) -> None:
         for topic, partition in places:
@@ -342,8 +337,7 @@ async def _started(connection: Connection, transactional_id: str, options: Produ
             await writer.start()
     except BaseException as error:
         await writer.close()
-        # aiokafka asserts that it knows a broker, and a broker that is overloaded may for a moment tell of none.
-        if not isinstance(error, kafka.KafkaError | TimeoutError | AssertionError):
+        if not isinstance(error, kafka.KafkaError | TimeoutError):
             raise
         waited = waited_ms(began_s, options.start_timeout_ms)
         raise _start_error(error, connection, transactional_id, options, waited) from error
@@ -361,7 +355,7 @@ def _start_error(
             f"{what}: transaction_timeout_ms={options.transaction_timeout_ms} is over the broker's "
             "transaction.max.timeout.ms; lower the one or raise the other"
         )
-    if isinstance(error, kafka.KafkaConnectionError | kafka.NodeNotReadyError | TimeoutError | AssertionError):
+    if isinstance(error, kafka.KafkaConnectionError | kafka.NodeNotReadyError | TimeoutError):
         return Unreachable(connection.bootstrap_servers, what, waited)
     return Refused(f"{what}: {type(error).__name__}: {error}")
 

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
-from itertools import zip_longest
+from itertools import chain, islice
 from typing import Any, TypeAlias
 
 from aiokafka import TopicPartition
@@ -27,11 +27,13 @@ from aiokafka.protocol.transaction import (
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from streams.kafka.errors import RecordTooLarge
-from streams.kafka.fencing import Membership, TxnOffsetCommitRequest, lost_membership
+from streams.kafka.fencing import LOST_PRODUCER, Membership, TxnOffsetCommitRequest, lost_membership
 from streams.kafka.security import Connection
 
 # Key, value, headers, and the timestamp in ms (None: now).
 Record: TypeAlias = tuple[bytes | None, bytes | None, Sequence[tuple[str, bytes | None]], int | None]
+# The codes in an answer, each with the name of what it is said of.
+Codes: TypeAlias = Callable[[Any], list[tuple[str, int]]]
 
 CLOSE_TIMEOUT_S = 1.0
 FIRST_BACKOFF_S = 0.002  # a broker is often done with the end of the last transaction by then
@@ -42,7 +44,6 @@ SIZE_ERRORS = (kafka.MessageSizeTooLargeError, kafka.RecordListTooLargeError)
 NOT_ATTEMPTED = 55  # of one partition, where another one was refused
 RETRIED = frozenset({3, 7, 14, 15, 16, 51})  # unknown partition, timed out, coordinator loading/gone/moved, concurrent
 COORDINATOR_MOVED = frozenset({7, 15, 16})
-FENCED = frozenset({47, 90})  # aiokafka has no name for the second
 
 
 class RecordBatch:
@@ -60,15 +61,15 @@ class RecordBatch:
 
         The first one fits whatever its size.
         """
-        append, count, number = self._builder.append, self.count, start
-        for key, value, headers, timestamp_ms in records if start == 0 else records[start:]:
+        append, count = self._builder.append, self.count
+        for key, value, headers, timestamp_ms in islice(records, start, None):
             listed = list(headers) if headers else NO_HEADERS  # the record encoder takes nothing but lists
             if append(count, timestamp_ms, key, value, listed) is None:
                 break
             count += 1
-            number += 1
-        self.count, self.size_bytes = count, self._builder.size()
-        return number
+        taken, self.count = count - self.count, count
+        self.size_bytes = self._builder.size()
+        return start + taken
 
     def seal(self, producer_id: int, epoch: int, sequences: dict[TopicPartition, int]) -> Any:
         """The batch as it is sent, each time the same, with the next sequence number of its partition."""
@@ -80,16 +81,25 @@ class RecordBatch:
         return self._built
 
 
-def batches_of(outgoing: Iterable[tuple[TopicPartition, Sequence[Record]]], limit_bytes: int) -> list[RecordBatch]:
-    """The first batch of each partition, then the second of each, and so on: one request takes one of each."""
+def batches_of(
+    outgoing: Iterable[tuple[TopicPartition, Sequence[Record]]], batch_bytes: int, limit_bytes: int
+) -> list[RecordBatch]:
+    """Batches of up to `batch_bytes`, those of one partition in the order of its records.
+
+    Raises RecordTooLarge where one is over the limit, as a record that is larger has a batch of its own.
+    """
     by_place: dict[TopicPartition, list[RecordBatch]] = {}
     for place, records in outgoing:
         batches = by_place.setdefault(place, [])
         taken = batches[-1].fill(records, 0) if batches else 0
         while taken < len(records):
-            batches.append(RecordBatch(place, limit_bytes))
+            batches.append(RecordBatch(place, batch_bytes))
             taken = batches[-1].fill(records, taken)
-    return [batch for turn in zip_longest(*by_place.values()) for batch in turn if batch is not None]
+    made = list(chain.from_iterable(by_place.values()))
+    for batch in made:
+        if batch.size_bytes > limit_bytes:
+            raise RecordTooLarge(batch.place.topic, batch.size_bytes, limit_bytes)
+    return made
 
 
 class TransactionalWriter:
@@ -374,10 +384,6 @@ class TransactionalWriter:
             task.exception()  # else it would be logged as never retrieved where another error came first
 
 
-# What an answer says, by the name of what it says it of.
-Codes: TypeAlias = Callable[[Any], list[tuple[str, int]]]
-
-
 class AnnouncedEndTxnRequest(EndTxnRequest):  # type: ignore[misc]  # aiokafka ships no types
     """An EndTxn that tells once when its bytes have gone to the socket and no answer has been read.
 
@@ -405,7 +411,7 @@ def _outcome(topic: str, code: int, offset: int) -> int | kafka.KafkaError:
 
 def _refusal(code: int, names: set[str]) -> kafka.KafkaError:
     """What the code means, with what it was said of."""
-    if code in FENCED:
+    if code in LOST_PRODUCER:
         return kafka.ProducerFenced()
     kind = kafka.for_code(code)
     if kind is kafka.UnknownError:

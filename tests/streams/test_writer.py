@@ -138,7 +138,7 @@ async def writer(broker: ScriptedBroker) -> TransactionalWriter:
 
 async def run(writer: TransactionalWriter, *outgoing: tuple[TopicPartition, Sequence[Record]]) -> list[int]:
     """One whole transaction."""
-    batches = batches_of(outgoing, 1_000_000)
+    batches = batches_of(outgoing, 1_000_000, 1_000_000)
     places = {batch.place for batch in batches}
     if not writer.in_transaction:
         writer.begin(places, MEMBER.group_id)
@@ -230,7 +230,7 @@ async def test_batches_of_one_partition_keep_their_order_and_go_out_one_after_th
     writer: TransactionalWriter, broker: ScriptedBroker
 ) -> None:
     values = [b"%04d" % number + b"x" * 300 for number in range(12)]
-    batches = batches_of([(A0, [record(value) for value in values]), (B0, [record(b"one")])], 1_000)
+    batches = batches_of([(A0, [record(value) for value in values]), (B0, [record(b"one")])], 1_000, 1_000)
     writer.begin([A0, B0], MEMBER.group_id)
     await writer.add([A0, B0])
     broker.script[PRODUCE] = [0, 0, 6]
@@ -241,12 +241,12 @@ async def test_batches_of_one_partition_keep_their_order_and_go_out_one_after_th
 
 
 async def test_records_of_one_partition_in_two_lists_share_a_batch_and_keep_their_order() -> None:
-    batches = batches_of([(A0, [record(b"1")]), (A1, [record(b"x")]), (A0, [record(b"2")])], 1_000)
+    batches = batches_of([(A0, [record(b"1")]), (A1, [record(b"x")]), (A0, [record(b"2")])], 1_000, 1_000)
     assert [(batch.place, batch.count) for batch in batches] == [(A0, 2), (A1, 1)]
 
 
 async def test_a_record_over_the_limit_has_a_batch_of_its_own() -> None:
-    batches = batches_of([(A0, [record(b"1"), record(b"x" * 5_000), record(b"2")])], 1_000)
+    batches = batches_of([(A0, [record(b"1"), record(b"x" * 5_000), record(b"2")])], 1_000, 10_000)
     assert [batch.count for batch in batches] == [1, 1, 1]
     assert [batch.size_bytes > 1_000 for batch in batches] == [False, True, False]
 
