@@ -169,12 +169,22 @@ class FencedProducer:
             writer = self._writer
             if writer is None or not writer.in_transaction:
                 return
-            self._writer = None
-            if await writer.abort(self._options.abort_timeout_ms):
+            self._writer = None  # it comes back only from a success
+            try:
+                await self._end_early(writer)
                 self._writer = writer
-                return
-            self._left_open = True
-            await writer.close()
+            finally:
+                if self._writer is None:
+                    await writer.close()
+
+    async def _end_early(self, writer: TransactionalWriter) -> None:
+        self._left_open = True
+        # A coordinator that is away for a moment has as long as in any other step.
+        with contextlib.suppress(kafka.KafkaError, TimeoutError):
+            async with asyncio.timeout(self._options.step_timeout_ms / 1000):
+                await writer.add(())
+        self._left_open = not await writer.abort(self._options.step_timeout_ms)
+        if self._left_open:
             raise CommitFailed(f"the producer {self.transactional_id} could not end a transaction without records")
 
     async def _commit(
@@ -197,8 +207,10 @@ class FencedProducer:
 
     async def _end(self, writer: TransactionalWriter) -> None:
         self._left_open = True
-        self._left_open = not await writer.abort(self._options.abort_timeout_ms)
-        await writer.close()
+        try:
+            self._left_open = not await writer.abort(self._options.abort_timeout_ms)
+        finally:
+            await writer.close()
 
     def _note_places(self, written: Iterable[TopicPartition]) -> None:
         topics: dict[int, list[str]] = defaultdict(list)
@@ -208,6 +220,8 @@ class FencedProducer:
 
     async def _reopen(self, options: ProducerOptions) -> None:
         await self._close()
+        # Topics may have been what went wrong: what is begun early is only what was written since.
+        self._written_topics.clear()
         self._writer = await _started(self._connection, self.transactional_id, options)
         self._left_open = False
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import defaultdict, deque
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from typing import Any, TypeAlias
 
@@ -138,6 +138,7 @@ class TransactionalWriter:
         self._group_added: asyncio.Task[None] | None = None
         self._under_way: set[asyncio.Task[Any]] = set()
         self._closed = False
+        self._aborting = False
         self.held_up_by = ""  # why something was asked for again, in words; empty where nothing was
 
     async def start(self) -> None:
@@ -154,7 +155,7 @@ class TransactionalWriter:
 
     def begin(self, places: Collection[TopicPartition], group_id: str | None = None) -> None:
         """Begin a transaction and add these partitions to it, then the group, in the background."""
-        self.held_up_by = ""
+        self.held_up_by, self._aborting = "", False
         self._partitions_added = self._track(self._add_partitions(set(places)))
         self._group_added = self._track(self._add_group(self._partitions_added, group_id)) if group_id else None
 
@@ -184,7 +185,7 @@ class TransactionalWriter:
                 if not waiting[batch.place]:
                     del waiting[batch.place]
             if not written:
-                await asyncio.sleep(backoff_s)
+                await self._pause(backoff_s)
                 backoff_s = min(2 * backoff_s, self._backoff_s)
         return [offsets[batch] for batch in batches]
 
@@ -208,9 +209,13 @@ class TransactionalWriter:
         await self._end(AnnouncedEndTxnRequest(on_sent, **self._identity(), transaction_result=True))
 
     async def abort(self, timeout_ms: int) -> bool:
-        """Abort a transaction that has begun; whether none is open now. False also where no answer came in time."""
+        """Abort a transaction that has begun; whether none is open now. False also where no answer came in time.
+
+        Nothing that a broker refuses for now is asked for again meanwhile, but the end itself.
+        """
         if not self.in_transaction:
             return not self._closed
+        self._aborting = True
         try:
             async with asyncio.timeout(timeout_ms / 1000):
                 # What reached its partition behind the marker would be of no transaction.
@@ -292,12 +297,31 @@ class TransactionalWriter:
         except kafka.KafkaError as error:
             return dict.fromkeys(batches, error)
         outcomes = {
-            TopicPartition(topic, partition): _outcome(topic, code, offset)
+            TopicPartition(topic, partition): self._outcome(topic, code, offset)
             for topic, parts in answer.topics
             for partition, code, offset, *_ in parts
         }
         missing = kafka.KafkaError(f"broker {node} did not say what became of a batch")
         return {batch: outcomes.get(batch.place, missing) for batch in batches}
+
+    def _outcome(self, topic: str, code: int, offset: int) -> int | kafka.KafkaError:
+        """The offset, or why there is none."""
+        if code in (kafka.NoError.errno, kafka.DuplicateSequenceNumber.errno):
+            return offset
+        return self._refusal(code, {topic})
+
+    def _refusal(self, code: int, names: set[str]) -> kafka.KafkaError:
+        """What the code means, with what it was said of."""
+        if code in LOST_PRODUCER:
+            return kafka.ProducerFenced()
+        kind = kafka.for_code(code)
+        if kind is kafka.UnknownError:
+            return kind(f"error code {code}")
+        if kind is kafka.TopicAuthorizationFailedError:
+            return kind(names)
+        if kind is kafka.TransactionalIdAuthorizationFailed:
+            return kind(self._transactional_id)  # whatever it was said of
+        return kind(*names) if kind is kafka.GroupAuthorizationFailedError else kind()
 
     # -- asking coordinators ------------------------------------------------------------------------------------------
 
@@ -334,24 +358,26 @@ class TransactionalWriter:
             else:
                 refused = [(code, name) for name, code in codes(answer) if code]
                 if not refused:
+                    self.held_up_by = ""
                     return answer
                 for code, _ in refused:
                     if code not in RETRIED and code != NOT_ATTEMPTED:
-                        raise refusal(code) or _refusal(code, {name for each, name in refused if each == code})
+                        raise refusal(code) or self._refusal(code, {name for each, name in refused if each == code})
                 self.held_up_by = f"{refused[0][1]}: {kafka.for_code(refused[0][0])()!r}"
                 if any(code in COORDINATOR_MOVED for code, _ in refused):
                     self._coordinators.pop((role, key), None)
-            await asyncio.sleep(backoff_s)
+            await self._pause(backoff_s)
             backoff_s = min(2 * backoff_s, self._backoff_s)
 
+    async def _pause(self, seconds: float) -> None:
+        """Before asking again."""
+        if self._aborting and asyncio.current_task() in self._under_way:
+            raise kafka.KafkaError(f"the transaction is being aborted; {self.held_up_by}")
+        await asyncio.sleep(seconds)
+
     async def _send(self, node: int, request: Any, group: ConnectionGroup) -> Any:
-        try:
+        with _errors_of_kafka(f"sending {type(request).__name__}"):
             return await self.client.send(node, request, group=group)
-        except (kafka.KafkaError, asyncio.CancelledError):
-            raise
-        except Exception as error:
-            # aiokafka looks connections up that have gone meanwhile. Opening anew mends that, whatever it was.
-            raise kafka.KafkaError(f"sending {type(request).__name__} failed: {error!r}") from error
 
     async def _coordinator(self, role: CoordinationType, key: str) -> int:
         """The node that it is at, which can be connected to."""
@@ -359,18 +385,19 @@ class TransactionalWriter:
         if known is not None:
             return known
         while True:
+            if self.client.get_random_node() is None:
+                raise kafka.NodeNotReadyError("no broker is known")
             try:
-                node: int = await self.client.coordinator_lookup(role, key)
-                if await self.client.ready(node, group=ConnectionGroup.COORDINATION):
-                    self._coordinators[role, key] = node
-                    return node
+                with _errors_of_kafka(f"looking for the coordinator of {key}"):
+                    node: int = await self.client.coordinator_lookup(role, key)
+                    if await self.client.ready(node, group=ConnectionGroup.COORDINATION):
+                        self._coordinators[role, key] = node
+                        return node
             except (kafka.TransactionalIdAuthorizationFailed, kafka.GroupAuthorizationFailedError) as error:
                 raise type(error)(key) from error
             except (kafka.CoordinatorNotAvailableError, kafka.NodeNotReadyError, kafka.RequestTimedOutError):
                 await self.client.force_metadata_update()
-            except AssertionError as error:  # aiokafka's, where it knows no broker
-                raise kafka.NodeNotReadyError("no broker is known") from error
-            await asyncio.sleep(self._backoff_s)
+            await self._pause(self._backoff_s)
 
     def _track(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = asyncio.create_task(work)
@@ -402,21 +429,12 @@ class AnnouncedEndTxnRequest(EndTxnRequest):  # type: ignore[misc]  # aiokafka s
         return super().build(request_struct_class)
 
 
-def _outcome(topic: str, code: int, offset: int) -> int | kafka.KafkaError:
-    """The offset, or why there is none."""
-    if code in (kafka.NoError.errno, kafka.DuplicateSequenceNumber.errno):
-        return offset
-    return _refusal(code, {topic})
-
-
-def _refusal(code: int, names: set[str]) -> kafka.KafkaError:
-    """What the code means, with what it was said of."""
-    if code in LOST_PRODUCER:
-        return kafka.ProducerFenced()
-    kind = kafka.for_code(code)
-    if kind is kafka.UnknownError:
-        return kind(f"error code {code}")
-    if kind is kafka.TopicAuthorizationFailedError:
-        return kind(names)
-    named = (kafka.GroupAuthorizationFailedError, kafka.TransactionalIdAuthorizationFailed)
-    return kind(*names) if kind in named else kind()
+@contextlib.contextmanager
+def _errors_of_kafka(what: str) -> Iterator[None]:
+    """Aiokafka looks connections up that have gone meanwhile. Opening anew mends that, whatever came of it."""
+    try:
+        yield
+    except kafka.KafkaError:
+        raise
+    except Exception as error:
+        raise kafka.KafkaError(f"{what} failed: {error!r}") from error

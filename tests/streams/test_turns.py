@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import AsyncMock, Mock, call
 
 import pytest
 
 from state.engine import BatchResult, Marker
 from state.store import WriteSet
 from streams.metrics import Metrics
+from streams.polling import Membership
 from streams.settings import load_settings
 from streams.worker import LONG_TURN_S, TRANSACTION_BYTES, Worker
 
@@ -105,3 +106,17 @@ async def test_a_turn_ends_once_there_is_enough_to_write_and_the_others_come_fir
 ) -> None:
     worker = worker_of([DecidingPartition(clock, 0.0, QUICK_S, written_bytes) for _ in range(3)])
     assert await turns(worker, len(expected)) == expected
+
+
+async def test_a_step_that_comes_to_nothing_withdraws_what_began_early_and_the_next_does_not_begin_early() -> None:
+    partition = Mock(waiting=3, full=Mock(return_value=set()))
+    partition.redefine.return_value = partition.decide.return_value = None
+    worker = worker_of([partition])
+    worker._producer = producer = Mock(withdraw=AsyncMock())
+    worker._membership = Membership(1, "member", frozenset({0}), frozenset())
+    worker._decides = True
+    await worker._step()
+    assert producer.method_calls == [call.begin_early([0], worker._settings.app_id), call.withdraw()]
+    producer.reset_mock()
+    await worker._step()
+    assert producer.method_calls == [call.withdraw()]

@@ -44,6 +44,7 @@ class ScriptedBroker:
         self.bodies: list[dict[str, Any]] = []
         self.script: dict[str, list[int | BaseException]] = defaultdict(list)
         self.lookups = 0
+        self.troubles: list[BaseException] = []  # of looking for a coordinator
         self.metadata_updates = 0
         self.written: dict[TopicPartition, list[bytes]] = defaultdict(list)
         self.held: dict[str, asyncio.Event] = {}
@@ -67,6 +68,11 @@ class ScriptedBroker:
 
     async def coordinator_lookup(self, role: Any, key: str) -> int:
         self.lookups += 1
+        if self.troubles:
+            raise self.troubles.pop(0)
+        return 1
+
+    def get_random_node(self) -> int:
         return 1
 
     async def ready(self, node: int, *, group: Any) -> bool:
@@ -332,6 +338,56 @@ async def test_an_abort_waits_for_records_and_offsets_that_are_on_their_way(
     assert broker.asked[-1] == END
 
 
+@pytest.mark.parametrize("kind", [ADD_GROUP, OFFSETS])
+async def test_an_abort_gets_through_while_a_coordinator_refuses_again_and_again(
+    writer: TransactionalWriter, broker: ScriptedBroker, kind: str
+) -> None:
+    broker.script[kind] = [14] * 10_000
+    running = asyncio.create_task(run(writer, (A0, [record(b"1")])))
+    await broker.reached[kind].wait()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert await writer.abort(1_000)
+    assert broker.asked[-1] == END
+    assert not writer.in_transaction
+    broker.script.clear()
+    assert await run(writer, (A1, [record(b"2")])) == [0]
+
+
+async def test_a_coordinator_that_cannot_be_found_for_a_moment_is_looked_for_again(
+    writer: TransactionalWriter, broker: ScriptedBroker
+) -> None:
+    broker.script[ADD_PARTITIONS] = [16]
+    broker.troubles = [kafka.CoordinatorNotAvailableError(), kafka.NodeNotReadyError(), kafka.RequestTimedOutError()]
+    assert await run(writer, (A0, [record(b"1")])) == [0]
+    assert broker.troubles == []
+
+
+async def test_whatever_else_comes_of_looking_for_a_coordinator_is_an_error_of_kafka(
+    writer: TransactionalWriter, broker: ScriptedBroker
+) -> None:
+    broker.script[ADD_PARTITIONS] = [16]
+    broker.troubles = [KeyError((1, "default"))]
+    with pytest.raises(kafka.KafkaError, match="looking for the coordinator of writer failed: KeyError"):
+        await run(writer, (A0, [record(b"1")]))
+
+
+async def test_what_was_settled_holds_nothing_up_any_more(writer: TransactionalWriter, broker: ScriptedBroker) -> None:
+    broker.script[ADD_PARTITIONS], broker.script[OFFSETS] = [51], [14]
+    await run(writer, (A0, [record(b"1")]))
+    assert writer.held_up_by == ""
+
+
+@pytest.mark.parametrize("kind", [ADD_PARTITIONS, ADD_GROUP, PRODUCE, OFFSETS, END])
+async def test_a_transactional_id_that_may_not_be_used_is_named(
+    writer: TransactionalWriter, broker: ScriptedBroker, kind: str
+) -> None:
+    broker.script[kind] = [53]
+    with pytest.raises(kafka.TransactionalIdAuthorizationFailed) as caught:
+        await run(writer, (A0, [record(b"1")]))
+    assert "--transactional-id writer`" in str(_not_permitted(caught.value))
+
+
 async def test_nothing_is_asked_to_end_what_has_not_begun(writer: TransactionalWriter, broker: ScriptedBroker) -> None:
     assert await writer.abort(1_000)
     assert broker.asked == []
@@ -401,6 +457,61 @@ async def test_what_was_withdrawn_is_aborted_and_the_next_goes_on(
     assert broker.asked == []
     await commit(producer, A0)
     assert broker.asked[-1] == END
+
+
+async def test_a_coordinator_that_is_away_for_a_moment_does_not_fail_a_withdrawal(
+    producer: FencedProducer, broker: ScriptedBroker
+) -> None:
+    await producer.start()
+    await commit(producer, A0)
+    broker.script[ADD_PARTITIONS], broker.script[END] = [14] * 15, [14] * 15  # longer than abort_timeout_ms
+    producer.begin_early([0], MEMBER.group_id)
+    await producer.withdraw()
+    await commit(producer, A0)
+
+
+async def test_a_withdrawal_that_fails_leaves_a_producer_to_reopen(
+    producer: FencedProducer, broker: ScriptedBroker
+) -> None:
+    await producer.start()
+    await commit(producer, A0)
+    broker.script[END] = [48]
+    producer.begin_early([0], MEMBER.group_id)
+    with pytest.raises(CommitFailed, match="could not end a transaction without records"):
+        await producer.withdraw()
+    with pytest.raises(CommitFailed, match="reopen it"):
+        await commit(producer, A0)
+    await producer.reopen()
+    await commit(producer, A0)
+
+
+async def test_a_withdrawal_that_is_cancelled_is_made_good_by_stopping(
+    producer: FencedProducer, broker: ScriptedBroker
+) -> None:
+    await producer.start()
+    await commit(producer, A0)
+    broker.reached.clear()
+    broker.held[END] = asyncio.Event()
+    producer.begin_early([0], MEMBER.group_id)
+    withdrawing = asyncio.create_task(producer.withdraw())
+    await broker.reached[END].wait()
+    withdrawing.cancel()
+    await asyncio.gather(withdrawing, return_exceptions=True)
+    broker.asked.clear()
+    await producer.stop()
+    assert INIT in broker.asked  # which ends what this id has left open
+
+
+async def test_topics_that_were_written_before_reopening_are_not_begun_with(
+    producer: FencedProducer, broker: ScriptedBroker
+) -> None:
+    await producer.start()
+    await commit(producer, A0)
+    await producer.reopen()
+    broker.asked.clear()
+    producer.begin_early([0], MEMBER.group_id)
+    await asyncio.sleep(0)
+    assert broker.asked == []
 
 
 async def test_an_early_beginning_that_fails_fails_the_commit(producer: FencedProducer, broker: ScriptedBroker) -> None:
