@@ -17,7 +17,6 @@ from typing import Any, TypeAlias
 from aiokafka import TopicPartition
 from aiokafka import errors as kafka
 from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
-from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.protocol.transaction import (
     AddOffsetsToTxnRequest,
     AddPartitionsToTxnRequest,
@@ -28,6 +27,7 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from streams.kafka.errors import RecordTooLarge
 from streams.kafka.fencing import LOST_PRODUCER, Membership, TxnOffsetCommitRequest, lost_membership
+from streams.kafka.produce import ProduceRequest
 from streams.kafka.security import Connection
 
 # Key, value, headers, and the timestamp in ms (None: now).
@@ -291,7 +291,7 @@ class TransactionalWriter:
         for batch in batches:
             sealed = batch.seal(self._producer_id, self._epoch, self._sequences)
             by_topic[batch.place.topic].append((batch.place.partition, sealed))
-        request = ProduceRequest(self._transactional_id, -1, self._request_timeout_ms, list(by_topic.items()))
+        request = ProduceRequest(self._transactional_id, self._request_timeout_ms, list(by_topic.items()))
         try:
             answer = await self._send(node, request, ConnectionGroup.DEFAULT)
         except kafka.KafkaError as error:
