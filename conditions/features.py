@@ -239,11 +239,14 @@ class Level:
 
         It must be younger than the longest duration.
         """
-        age_ms = clock_ms - now_ms
-        durations = self.durations
-        low = bisect_right(durations, age_ms)
-        flipped += self.readers[low : bisect_right(durations, clock_ms - before_ms)]
-        flip_ms = now_ms + durations[low]
+        if self.shortest_ms == self.longest_ms:
+            flipped.append(self.readers[0])
+            flip_ms = now_ms + self.longest_ms
+        else:
+            durations = self.durations
+            low = bisect_right(durations, clock_ms - now_ms)
+            flipped += self.readers[low : bisect_right(durations, clock_ms - before_ms)]
+            flip_ms = now_ms + durations[low]
         if flip_ms < summaries.deadline_ms:  # for ever is not before any
             summaries.deadline_ms = flip_ms
 
@@ -331,15 +334,17 @@ class CountFeature:
             return False
         counts, key, keep = summaries.counts, self.key, self.keep
         entries = counts.get(key, ())
-        if entries and time_ms <= entries[-2]:
+        size = len(entries)  # from which places are counted: Python is slower where they are negative
+        if size and time_ms <= entries[size - 2]:
             return self._insert(summaries, list(entries), time_ms, id_hash, clock_ms, flipped)
+        oldest = size - 2 * keep  # the place of the oldest that is kept, where all are there
         # Where all that the feature is asked was true before, it still is, and the deadline of that stands.
-        if len(entries) < 2 * keep or clock_ms - entries[-2 * keep] >= self.shortest_ms:
+        if oldest < 0 or clock_ms - entries[oldest] >= self.shortest_ms:
             sole = self.sole
             if sole is None:
                 self._raise_newest(summaries, entries, time_ms, clock_ms, flipped)
             elif clock_ms - time_ms < sole.longest_ms:
-                sole.rise(summaries, entries[-2] if entries else -FOREVER, time_ms, clock_ms, flipped)
+                sole.rise(summaries, entries[size - 2] if size else -FOREVER, time_ms, clock_ms, flipped)
         entry = (time_ms, id_hash)
         if keep == 1:
             counts[key] = entry
@@ -385,10 +390,10 @@ class CountFeature:
             newest = level.newest
             if newest > size + 2:
                 break
-            now_ms = time_ms if newest == 2 else entries[2 - newest]
+            now_ms = time_ms if newest == 2 else entries[size + 2 - newest]
             if clock_ms - now_ms >= level.longest_ms:
                 continue
-            before_ms = entries[-newest] if newest <= size else -FOREVER
+            before_ms = entries[size - newest] if newest <= size else -FOREVER
             # where all were true before, the deadline of that stands
             if clock_ms - before_ms >= level.shortest_ms:
                 level.rise(summaries, before_ms, now_ms, clock_ms, flipped)

@@ -41,7 +41,8 @@ class Wave:
                 heappush(self._spans, span)
             else:
                 waiting.append(due)
-        self.next_ms = min(self.next_ms, at_ms)
+        if at_ms < self.next_ms:
+            self.next_ms = at_ms
 
     def pop(self, until_ms: int) -> Awaited | None:
         """Take out the earliest deadline, unless it is after `until_ms`."""
@@ -50,12 +51,10 @@ class Wave:
             self._heap = self._later.pop(span)
             self._heap_end_ms = (span + 1) << _SPAN_BITS
             heapify(self._heap)
-        if self._heap and self._heap[0][0] <= until_ms:
-            return heappop(self._heap)
-        self.next_ms = self._earliest_ms()
-        return None
+        heap = self._heap
+        due = heappop(heap) if heap and heap[0][0] <= until_ms else None
+        self.next_ms = heap[0][0] if heap else self._earliest_span_ms()
+        return due
 
-    def _earliest_ms(self) -> int:
-        if self._heap:
-            return self._heap[0][0]
+    def _earliest_span_ms(self) -> int:
         return self._spans[0] << _SPAN_BITS if self._spans else NEVER_MS

@@ -30,7 +30,7 @@ STAGES: dict[tuple[str, str], str] = {
     ("connectors/payloads.py", ""): "decode",
     ("streams/buffers.py", "decoded"): "decode",
     ("conditions/index.py", ""): "match",
-    ("state/engine.py", "_matched"): "match",
+    ("state/engine.py", "_match_all"): "match",
     ("conditions/features.py", ""): "fold",
     ("state/engine.py", "_apply"): "fold",
     ("state/engine.py", "apply_all"): "fold",
