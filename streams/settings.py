@@ -117,7 +117,7 @@ class Settings(BaseSettings):
         description="largest batch of records to send; no more than the topics' max.message.bytes. It bounds no "
         "customer's state: what is larger goes to the changelog in several records",
     )
-    batch_records: int = Field(16_000, ge=1, le=100_000, description="records of one partition a batch, at most")
+    batch_records: int = Field(32_000, ge=1, le=100_000, description="records of one partition a batch, at most")
     cache_mib: int = Field(
         512,
         ge=64,
