@@ -185,10 +185,18 @@ class Worker:
         for number in owned & self._partitions.keys():
             self._observe_partition(number, self._partitions[number])
         self._metrics.definitions_waiting.clear()
-        for number, redefining in self.redefinitions().items():
+        for number, waits in self._redefines.items():
             if number in owned:
-                waits = self._wanted is not None and redefining.is_behind(self._wanted)
                 self._metrics.definitions_waiting.labels(str(number)).set(waits)
+
+    @property
+    def _redefines(self) -> dict[int, bool]:
+        """Of each open partition that can take changed definitions, whether it still has to."""
+        wanted = self._wanted
+        return {
+            number: wanted is not None and redefining.is_behind(wanted)
+            for number, redefining in self.redefinitions().items()
+        }
 
     def _observe_partition(self, number: int, partition: Partition) -> None:
         marker, metrics, label = partition.engine.marker, self._metrics, str(number)
@@ -340,7 +348,8 @@ class Worker:
     async def _begin_early(self) -> None:
         # Records that wait for those of another topic come to nothing, poll after poll, until that has some.
         waiting = [number for number, each in self._partitions.items() if each.waiting] if self._decides else []
-        if waiting and self._membership is not None:
+        # A step towards many changed segments may take longer than a broker leaves a transaction open.
+        if waiting and self._membership is not None and not any(self._redefines.values()):
             self._producer.begin_early(waiting, self._settings.app_id)
             await asyncio.sleep(0)  # so that it is on its way before anything is decided
 
