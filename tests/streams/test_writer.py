@@ -21,7 +21,7 @@ from streams.kafka.errors import CommitFailed, Fenced, RecordTooLarge
 from streams.kafka.fencing import Membership
 from streams.kafka.security import Connection
 from streams.kafka.transactions import FencedProducer, Outgoing, ProducerOptions, _not_permitted
-from streams.kafka.writer import Record, RecordBatch, TransactionalWriter, batches_of
+from streams.kafka.writer import AnnouncedEndTxnRequest, Record, RecordBatch, TransactionalWriter, batches_of
 
 pytestmark = pytest.mark.asyncio
 
@@ -556,3 +556,22 @@ async def test_a_batch_is_sealed_once() -> None:
     first = bytes(batch.seal(7, 2, numbers))
     assert bytes(batch.seal(7, 2, numbers)) == first
     assert numbers == {A0: 1}  # sequence numbers begin again after 2^31 - 1
+
+
+async def test_a_commit_that_is_sent_again_is_announced_once_and_not_before_its_bytes_have_gone() -> None:
+    sent: list[str] = []
+    commit = AnnouncedEndTxnRequest(
+        lambda: sent.append("announced"),
+        transactional_id="writer",
+        producer_id=7,
+        producer_epoch=2,
+        transaction_result=True,
+    )
+    messages = []
+    for _ in range(3):
+        messages.append(commit.prepare({26: (0, 5)}).encode())
+        sent.append("written")
+        await asyncio.sleep(0)
+    assert sent == ["written", "announced", "written", "written"]
+    assert messages[0]
+    assert messages == messages[:1] * 3
