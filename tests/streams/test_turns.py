@@ -108,13 +108,19 @@ async def test_a_turn_ends_once_there_is_enough_to_write_and_the_others_come_fir
     assert await turns(worker, len(expected)) == expected
 
 
-async def test_a_step_that_comes_to_nothing_withdraws_what_began_early_and_the_next_does_not_begin_early() -> None:
-    partition = Mock(waiting=3, full=Mock(return_value=set()), redefining=None)
+def worker_that_begins_early(redefining: Mock | None = None) -> tuple[Worker, Mock]:
+    """With its producer. Its one partition has records that come to nothing; the step before came to something."""
+    partition = Mock(waiting=3, full=Mock(return_value=set()), redefining=redefining)
     partition.redefine.return_value = partition.decide.return_value = None
     worker = worker_of([partition])
     worker._producer = producer = Mock(withdraw=AsyncMock())
     worker._membership = Membership(1, "member", frozenset({0}), frozenset())
     worker._decides = True
+    return worker, producer
+
+
+async def test_a_step_that_comes_to_nothing_withdraws_what_began_early_and_the_next_does_not_begin_early() -> None:
+    worker, producer = worker_that_begins_early()
     await worker._step()
     assert producer.method_calls == [call.begin_early([0], worker._settings.app_id), call.withdraw()]
     producer.reset_mock()
@@ -125,12 +131,8 @@ async def test_a_step_that_comes_to_nothing_withdraws_what_began_early_and_the_n
 async def test_no_transaction_begins_early_while_changed_definitions_are_taken_which_may_take_longer_than_it_may() -> (
     None
 ):
-    redefining = Mock(is_behind=Mock(return_value=True))
-    partition = Mock(waiting=3, full=Mock(return_value=set()), redefining=redefining)
-    partition.redefine.return_value = partition.decide.return_value = None
-    worker = worker_of([partition])
-    worker._producer = producer = Mock(withdraw=AsyncMock())
-    worker._membership = Membership(1, "member", frozenset({0}), frozenset())
+    redefining = Mock()
+    worker, producer = worker_that_begins_early(redefining)
     worker._wanted = wanted = Mock()
     for is_behind in (True, False):
         redefining.is_behind.return_value = is_behind

@@ -416,6 +416,14 @@ def producer(broker: ScriptedBroker, monkeypatch: pytest.MonkeyPatch) -> FencedP
     return FencedProducer(Connection("localhost:1"), "writer", options=options)
 
 
+@pytest_asyncio.fixture
+async def committed(producer: FencedProducer) -> FencedProducer:
+    """A producer whose first transaction wrote to a partition of one topic."""
+    await producer.start()
+    await commit(producer, A0)
+    return producer
+
+
 async def _all_there(client: Any, topic: str, wanted: int) -> set[int]:
     return {wanted}
 
@@ -444,84 +452,74 @@ async def test_what_begins_early_is_what_the_partitions_wrote_last(
 
 
 async def test_what_was_withdrawn_is_aborted_and_the_next_goes_on(
-    producer: FencedProducer, broker: ScriptedBroker
+    committed: FencedProducer, broker: ScriptedBroker
 ) -> None:
-    await producer.start()
-    await commit(producer, A0)
-    producer.begin_early([0], MEMBER.group_id)
-    await producer.withdraw()
+    committed.begin_early([0], MEMBER.group_id)
+    await committed.withdraw()
     assert broker.asked[-1] == END
     assert broker.bodies[-1]["_transaction_result"] is False
     broker.asked.clear()
-    await producer.withdraw()
+    await committed.withdraw()
     assert broker.asked == []
-    await commit(producer, A0)
+    await commit(committed, A0)
     assert broker.asked[-1] == END
 
 
 async def test_a_coordinator_that_is_away_for_a_moment_does_not_fail_a_withdrawal(
-    producer: FencedProducer, broker: ScriptedBroker
+    committed: FencedProducer, broker: ScriptedBroker
 ) -> None:
-    await producer.start()
-    await commit(producer, A0)
     broker.script[ADD_PARTITIONS], broker.script[END] = [14] * 15, [14] * 15  # longer than abort_timeout_ms
-    producer.begin_early([0], MEMBER.group_id)
-    await producer.withdraw()
-    await commit(producer, A0)
+    committed.begin_early([0], MEMBER.group_id)
+    await committed.withdraw()
+    await commit(committed, A0)
 
 
 async def test_a_withdrawal_that_fails_leaves_a_producer_to_reopen(
-    producer: FencedProducer, broker: ScriptedBroker
+    committed: FencedProducer, broker: ScriptedBroker
 ) -> None:
-    await producer.start()
-    await commit(producer, A0)
     broker.script[END] = [48]
-    producer.begin_early([0], MEMBER.group_id)
+    committed.begin_early([0], MEMBER.group_id)
     with pytest.raises(CommitFailed, match="could not end a transaction without records"):
-        await producer.withdraw()
+        await committed.withdraw()
     with pytest.raises(CommitFailed, match="reopen it"):
-        await commit(producer, A0)
-    await producer.reopen()
-    await commit(producer, A0)
+        await commit(committed, A0)
+    await committed.reopen()
+    await commit(committed, A0)
 
 
 async def test_a_withdrawal_that_is_cancelled_is_made_good_by_stopping(
-    producer: FencedProducer, broker: ScriptedBroker
+    committed: FencedProducer, broker: ScriptedBroker
 ) -> None:
-    await producer.start()
-    await commit(producer, A0)
     broker.reached.clear()
     broker.held[END] = asyncio.Event()
-    producer.begin_early([0], MEMBER.group_id)
-    withdrawing = asyncio.create_task(producer.withdraw())
+    committed.begin_early([0], MEMBER.group_id)
+    withdrawing = asyncio.create_task(committed.withdraw())
     await broker.reached[END].wait()
     withdrawing.cancel()
     await asyncio.gather(withdrawing, return_exceptions=True)
     broker.asked.clear()
-    await producer.stop()
+    await committed.stop()
     assert INIT in broker.asked  # which ends what this id has left open
 
 
 async def test_topics_that_were_written_before_reopening_are_not_begun_with(
-    producer: FencedProducer, broker: ScriptedBroker
+    committed: FencedProducer, broker: ScriptedBroker
 ) -> None:
-    await producer.start()
-    await commit(producer, A0)
-    await producer.reopen()
+    await committed.reopen()
     broker.asked.clear()
-    producer.begin_early([0], MEMBER.group_id)
+    committed.begin_early([0], MEMBER.group_id)
     await asyncio.sleep(0)
     assert broker.asked == []
 
 
-async def test_an_early_beginning_that_fails_fails_the_commit(producer: FencedProducer, broker: ScriptedBroker) -> None:
-    await producer.start()
-    await commit(producer, A0)
+async def test_an_early_beginning_that_fails_fails_the_commit(
+    committed: FencedProducer, broker: ScriptedBroker
+) -> None:
     broker.script[ADD_PARTITIONS] = [90, 90]
     broker.script[END] = [90]
-    producer.begin_early([0], MEMBER.group_id)
+    committed.begin_early([0], MEMBER.group_id)
     with pytest.raises(Fenced, match="newer producer"):
-        await commit(producer, A0)
+        await commit(committed, A0)
 
 
 async def test_what_the_broker_said_last_is_told_where_it_never_did_it(
@@ -539,12 +537,10 @@ async def test_what_the_broker_said_last_is_told_where_it_never_did_it(
 
 
 async def test_a_producer_that_stops_leaves_nothing_open_that_began_early(
-    producer: FencedProducer, broker: ScriptedBroker
+    committed: FencedProducer, broker: ScriptedBroker
 ) -> None:
-    await producer.start()
-    await commit(producer, A0)
-    producer.begin_early([0], MEMBER.group_id)
-    await producer.stop()
+    committed.begin_early([0], MEMBER.group_id)
+    await committed.stop()
     assert broker.asked[-1] == END
     assert broker.bodies[-1]["_transaction_result"] is False
 
