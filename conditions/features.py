@@ -237,7 +237,7 @@ class Level:
     def rise(self, summaries: Summaries, before_ms: int, now_ms: int, clock_ms: int, flipped: list[Readers]) -> None:
         """The n-th newest entry was of `before_ms` and is of `now_ms`: collect what that turns true, plan its end.
 
-        It must be younger than the longest duration.
+        It must be younger than the longest duration, and `before_ms` no younger than the shortest.
         """
         if self.shortest_ms == self.longest_ms:
             flipped.append(self.readers[0])
